@@ -1,0 +1,171 @@
+"""Settings: read once from the environment, checked, frozen. Nothing else reads os.environ.
+
+Where a variable comes from, strongest first: the environment, `.env`, `.nightdesk/local.env`
+(written by `nightdesk up` for the servers that it started, removed when they stop).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+ROOT = Path(__file__).resolve().parent
+STATE = ROOT / ".nightdesk"  # data of the local servers, never committed
+
+
+class WrongSetting(SystemExit):
+    """A variable that stops the start: the message names it and says what would be right."""
+
+
+def setting(variable: str, default: str, doc: str, parse: Callable[[str], Any] = str, *, secret: bool = False) -> Any:
+    """A dataclass field that is read from `variable`; the default is parsed too, so it is checked."""
+    return field(metadata={"variable": variable, "default": default, "doc": doc, "parse": parse, "secret": secret})
+
+
+def seconds(text: str) -> float:
+    """`15`, `15s`, `5m`, `1h` or `1d` as seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], units[text[-1]]) if text and text[-1] in units else (text, 1)
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0
+    if not 0 < value < 366 * 86400:
+        raise ValueError("a duration above zero such as 15s, 5m, 1h or 1d")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("a whole number of at least 1")
+    return int(text)
+
+
+def switch(text: str) -> bool:
+    """`1`, `true`, `yes`, `on` and their opposites."""
+    if text.lower() not in {"1", "true", "yes", "on", "0", "false", "no", "off", ""}:
+        raise ValueError("one of 1, true, yes, on, 0, false, no, off")
+    return text.lower() in {"1", "true", "yes", "on"}
+
+
+def zone(text: str) -> ZoneInfo:
+    """An IANA zone name."""
+    try:
+        return ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("an IANA zone such as UTC or Europe/London") from None
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """A URL of one of these schemes, or nothing."""
+
+    def parse(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            port_is_readable = parts.port is None or parts.port > 0
+        except ValueError:
+            port_is_readable = False
+        if text and not (port_is_readable and parts.scheme in schemes and (parts.netloc or parts.path)):
+            raise ValueError(f"a URL that starts with {' or '.join(s + '://' for s in schemes)}")
+        return text.rstrip("/") if schemes[0].startswith("http") else text
+
+    return parse
+
+
+web = url("https", "http")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting; `docs/` and `.env.example` are generated from this class."""
+
+    database_url: str = setting(
+        "DATABASE_URL", "", "PostgreSQL 15 or newer", url("postgresql", "postgres"), secret=True
+    )
+    redis_url: str = setting(
+        "REDIS_URL", "", "Redis or Valkey with maxmemory-policy noeviction", url("redis", "rediss", "unix"), secret=True
+    )
+    timezone: ZoneInfo = setting("NIGHTDESK_TZ", "UTC", "the zone in which the commands show times", zone)
+    code_version: str = setting("CODE_VERSION", "", "recorded with each run; Render's and Heroku's own are found")
+    worker_memory_mb: int = setting("WORKER_MEMORY_MB", "200", "a work-horse above this is replaced", whole)
+    shutdown_grace: float = setting(
+        "SHUTDOWN_GRACE", "25s", "time for running jobs at SIGTERM; Render and Heroku kill after 30 s", seconds
+    )
+    private_targets: bool = setting(
+        "PRIVATE_TARGETS", "off", "let users' URLs reach private addresses; for the demo and tests alone", switch
+    )
+    contact: str = setting("CONTACT", "", "an e-mail address or URL, sent in the User-Agent to outside services")
+
+    # prices
+    quote_ttl: float = setting("QUOTE_TTL", "15s", "how long a cached quote lives in Redis", seconds)
+    tick_days: int = setting("TICK_DAYS", "30", "days for which ticks are kept", whole)
+    binance_url: str = setting("BINANCE_URL", "https://data-api.binance.vision", "Binance market data", web)
+    frankfurter_url: str = setting("FRANKFURTER_URL", "https://api.frankfurter.dev/v1", "Frankfurter, ECB rates", web)
+    gold_api_url: str = setting("GOLD_API_URL", "https://api.gold-api.com", "gold-api.com, spot metals", web)
+    yahoo_url: str = setting("YAHOO_URL", "https://query2.finance.yahoo.com", "Yahoo chart, unofficial", web)
+    yahoo: bool = setting("YAHOO", "on", "use Yahoo (unofficial, personal use only) as a last resort", switch)
+
+    # notifications
+    smtp_url: str = setting(
+        "SMTP_URL", "", "mail server, as smtp://user:password@host:587 or smtps://…:465", url("smtp", "smtps"), secret=True
+    )
+    mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails")
+
+    # cadences: any JOB_NAME_INTERVAL, see `nightdesk schedule`
+    intervals: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "Settings(…)"  # holds secrets: never in a log or a traceback
+
+
+def variables() -> list[Field[Any]]:
+    """The fields that have a variable, in the order of the class."""
+    return [f for f in fields(Settings) if "variable" in f.metadata]
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Settings from `environ`. Raises WrongSetting with the variable's name and what would be right."""
+    values: dict[str, Any] = {}
+    for f in variables():
+        text = environ.get(f.metadata["variable"], "").strip() or f.metadata["default"]
+        values[f.name] = _parsed(f.metadata["variable"], text, f.metadata["parse"], f.metadata["secret"])
+    values["code_version"] = values["code_version"] or next(
+        (environ[name][:12] for name in ("RENDER_GIT_COMMIT", "HEROKU_SLUG_COMMIT") if environ.get(name)), "dev"
+    )
+    values["intervals"] = {
+        name: _parsed(name, text.strip(), seconds)
+        for name, text in environ.items()
+        if name.endswith("_INTERVAL") and text.strip()
+    }
+    return Settings(**values)
+
+
+def _parsed(variable: str, text: str, parse: Callable[[str], Any], secret: bool = False) -> Any:
+    try:
+        return parse(text)
+    except ValueError as wrong:
+        shown = "its value" if secret else repr(text)
+        raise WrongSetting(f"{variable}: {shown} is not {wrong}") from None
+
+
+def dotenv(path: Path) -> dict[str, str]:
+    """`NAME=value` lines of a file; `#` starts a comment line; a missing file is empty."""
+    if not path.is_file():
+        return {}
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.removeprefix("export ").split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip().strip("'\"") for name, value in pairs}
+
+
+def environment() -> dict[str, str]:
+    """The merged environment that `settings` and child processes are made from."""
+    return {**dotenv(STATE / "local.env"), **dotenv(ROOT / ".env"), **os.environ}
+
+
+settings = load(environment())

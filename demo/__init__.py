@@ -1,0 +1,1 @@
+"""A world to run in: local servers that speak the real APIs."""

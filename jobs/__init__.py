@@ -1,0 +1,1 @@
+"""What runs: one module per area, a few jobs each. Read, decide, write, return counts."""

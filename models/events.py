@@ -1,0 +1,67 @@
+"""Events are facts: rows with a position. Written with what they tell of, read by position."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from peewee import BigIntegerField, CompositeKey, TextField
+from playhouse.postgres_ext import BinaryJSONField
+
+import db
+from models.fields import InstantField, Xid8Field
+
+
+class Position(NamedTuple):
+    """How far a reader is in a stream: `(xid, id)`, never a serial id or a clock (those lose rows)."""
+
+    xid: int
+    id: int
+
+
+class Event(db.BaseModel):
+    """A fact that something happened: a trigger, an expiry, a credit, a failed run."""
+
+    id = BigIntegerField()
+    xid = Xid8Field()
+    created_at = InstantField()
+    topic = TextField()
+    user_id = BigIntegerField(null=True)  # whose it is; nobody's = everybody's
+    payload = BinaryJSONField(index=False)
+
+    class Meta:
+        primary_key = CompositeKey("created_at", "id")
+
+
+class ReaderPosition(db.BaseModel):
+    """Where a named incremental reader stopped; moved in the transaction of what it did with the rows."""
+
+    reader = TextField(primary_key=True)
+    xid = Xid8Field()
+    id = BigIntegerField()
+
+
+def add(topic: str, payload: Any, user_id: int | None) -> None:
+    """Append one event in the open transaction."""
+    from json import dumps
+
+    db.rows(
+        "insert into event (topic, user_id, payload) values (%s, %s, %s)", topic, user_id, dumps(payload, default=str)
+    )
+
+
+def after(position: Position, limit: int = 500) -> list[dict[str, Any]]:
+    """Events behind `position`, oldest first: only what no open transaction can still precede."""
+    return db.maps(
+        """select e.xid::text::bigint as xid, e.id, e.created_at, e.topic, e.user_id, e.payload from event e
+           where (e.xid, e.id) > (%s::text::xid8, %s) and e.xid < pg_snapshot_xmin(pg_current_snapshot())
+           order by e.xid, e.id limit %s""",
+        str(position.xid),
+        position.id,
+        limit,
+    )
+
+
+def tail() -> Position:
+    """The position that is behind everything visible now."""
+    (xmin,) = db.rows("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")[0]
+    return Position(xmin - 1, 2**62)

@@ -1,0 +1,1 @@
+"""How we tell: one module per channel, `send(target, message)`."""

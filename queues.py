@@ -1,0 +1,102 @@
+"""critical, default, low; the `@job` decorator; the worker class (`rq worker -w queues.Worker critical default low`)."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from engine.worker import Worker as Worker
+
+CRITICAL, DEFAULT, LOW = "critical", "default", "low"
+QUEUES = (CRITICAL, DEFAULT, LOW)  # strict priority, in this order
+
+T = TypeVar("T")
+JobFunction = Callable[..., "dict[str, int] | None"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job needs; when it runs is the schedule's business."""
+
+    name: str  # "sync_prices": ids, dashboards and variables are made from it; never reused
+    path: str  # "jobs.prices.sync_prices"
+    function: JobFunction
+    queue: str
+    timeout: int  # seconds
+    tries: int  # at most so many tries for Unavailable and lost workers; a bug or Rejected is not retried
+    limit: tuple[str, int] | None  # a key shared by jobs, and how many of them may run at once
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring, as the status page prints it."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+
+registry: dict[str, Job] = {}  # by path: a worker runs nothing else
+
+
+def job(
+    queue: str, *, timeout: int = 60, tries: int = 3, limit: tuple[str, int] | None = None
+) -> Callable[[JobFunction], JobFunction]:
+    """Register a function as a job.
+
+    It is called as `function(*args, due_at=…, **kwargs)`: `due_at` is the aware instant that the run
+    is for, the same over retries and rescues. It returns its counts (`{"changed": 3}`) or None; it
+    raises `Unavailable` to be tried again with backoff, and anything else to become a dead letter.
+    """
+    if queue not in QUEUES:
+        raise ValueError(f"no queue {queue!r}: one of {', '.join(QUEUES)}")
+
+    def register(function: JobFunction) -> JobFunction:
+        path = f"{function.__module__}.{function.__name__}"
+        registry[path] = Job(function.__name__, path, function, queue, timeout, tries, limit)
+        return function
+
+    return register
+
+
+def load_jobs() -> dict[str, Job]:
+    """The registry after importing every module of `jobs/`."""
+    import jobs
+
+    for module in pkgutil.iter_modules(jobs.__path__, "jobs."):
+        importlib.import_module(module.name)
+    return registry
+
+
+def find_job(name: str) -> Job:
+    """A job by its name or path. Raises LookupError that lists the names."""
+    found = [job for job in load_jobs().values() if name in (job.name, job.path)]
+    if not found:
+        raise LookupError(f"no job {name!r}: one of {', '.join(sorted(job.name for job in registry.values()))}")
+    return found[0]
+
+
+class Yielded(BaseException):
+    """Raised between batches: the run is recorded as yielded and goes back to the front of its queue."""
+
+
+should_yield: Callable[[], bool] = lambda: False  # noqa: E731 - the work-horse puts its own here
+
+
+def batches(source: Iterable[T]) -> Iterator[T]:
+    """Loop over batches of a long job: between two of them it gives way to SIGTERM and to higher queues.
+
+    There is no saved cursor: what is left to do is found again by query.
+    """
+    for batch in source:
+        yield batch
+        if should_yield():
+            raise Yielded
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Worker":  # imported when rq asks for it: jobs need not carry rq's worker
+        from engine.worker import Worker
+
+        return Worker
+    raise AttributeError(name)
