@@ -1,0 +1,63 @@
+"""Prices: what an observation is, how old it may be, and which ones nobody could have made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+KINDS = ("crypto", "fx", "metal", "stock", "index", "other")
+SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._:-]{0,23}")
+HIGHEST = Decimal("1e15")  # above this a "price" is a time stamp or a lost decimal point
+CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a provider's clock may be
+
+# How old the newest price of a healthy source gets, from what each publishes; an operator's own limit on an
+# instrument goes before it. The ECB fixes on working days at 16:00, so Easter alone makes five days.
+ALLOWED_AGE = {
+    "binance": timedelta(minutes=1),
+    "gold-api": timedelta(minutes=5),
+    "yahoo": timedelta(minutes=15),
+    "frankfurter": timedelta(days=5, hours=6),
+}
+DEFAULT_AGE = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Price:
+    """One observation: what a source said that one unit of the symbol cost, and when that was so (aware)."""
+
+    symbol: str
+    price: Decimal
+    happened_at: datetime
+    source: str
+
+
+def allowed_age(source: str) -> timedelta:
+    """How old a price of this source may be before it is stale: `allowed_age("binance")` is one minute."""
+    return ALLOWED_AGE.get(source, DEFAULT_AGE)
+
+
+def doubt(price: Price, received_at: datetime) -> str | None:
+    """Why no market could have had this price at this time, or None: not a number, not above zero, in the future."""
+    if not price.price.is_finite():
+        return f"{price.source}: the price of {price.symbol} is {price.price}, not a number"
+    if not 0 < price.price < HIGHEST:
+        return f"{price.source}: the price of {price.symbol} is {price.price}, not above 0 and below {HIGHEST}"
+    if price.happened_at > received_at + CLOCK_SKEW:
+        return f"{price.source}: the price of {price.symbol} is of {price.happened_at.isoformat()}, in the future"
+    return None
+
+
+def believable(prices: Iterable[Price], received_at: datetime) -> tuple[list[Price], dict[str, str]]:
+    """Split observations into those to keep, newest per symbol, and the reasons against the others by symbol."""
+    kept: dict[str, Price] = {}
+    doubts: dict[str, str] = {}
+    for price in prices:
+        reason = doubt(price, received_at)
+        if reason:
+            doubts[price.symbol] = reason
+        elif price.symbol not in kept or kept[price.symbol].happened_at < price.happened_at:
+            kept[price.symbol] = price
+    return list(kept.values()), {symbol: reason for symbol, reason in doubts.items() if symbol not in kept}
