@@ -15,7 +15,7 @@ def up(migrator, db):
           loop
             name := parent || '_' || to_char(d, 'YYYYMMDD');
             if to_regclass(name) is null then
-              execute format('create table %I partition of %I for values from (%L) to (%L)',
+              execute format('create table %%I partition of %%I for values from (%%L) to (%%L)',
                              name, parent, d::timestamptz, (d + days_each)::timestamptz);
               made := made + 1;
             end if;

@@ -1,0 +1,98 @@
+"""Child processes that die with their parent, and those that an earlier run left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: after a fork is too late
+_PR_SET_PDEATHSIG = 1
+
+
+def dying_with_parent(signal_number: int = signal.SIGTERM) -> Callable[[], None]:
+    """A `preexec_fn`: the child gets the signal when its parent dies, even by kill -9 (Linux alone has this)."""
+    parent = os.getpid()
+
+    def ask() -> None:
+        if _libc:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal_number)
+            if os.getppid() != parent:  # it died before we asked
+                os._exit(1)
+
+    return ask
+
+
+def spawn(command: Sequence[str | Path], *, at_parent_death: int = signal.SIGTERM, **options: Any) -> subprocess.Popen:
+    """Start a child in a session of its own, so that Ctrl-C in the terminal reaches only us."""
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdin=options.pop("stdin", subprocess.DEVNULL),
+        start_new_session=True,
+        preexec_fn=dying_with_parent(at_parent_death),  # noqa: PLW1509 - calls nothing but prctl
+        **options,
+    )
+
+
+def identity(pid: int) -> str:
+    """Boot and start time of a process, which tell it from a later one with the same id; empty if it is gone."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return "" if state == "Z" else f"{boot} {fields[18]}"
+    except OSError:
+        if sys.platform == "linux":
+            return ""
+    started = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)  # noqa: S607
+    return started.stdout.strip()
+
+
+def remember(folder: Path, name: str, pid: int) -> None:
+    """Write down a child, for the run after a crash of this one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.pid").write_text(f"{pid} {identity(pid)}")
+
+
+def forget(folder: Path, name: str) -> None:
+    """The child is gone."""
+    (folder / f"{name}.pid").unlink(missing_ok=True)
+
+
+def stop_leftovers(folder: Path, patience: float = 10) -> list[str]:
+    """Stop what an earlier run wrote down and left running; returns their names."""
+    alive = {}
+    for note in sorted(folder.glob("*.pid")):
+        pid, _, known = note.read_text().partition(" ")
+        if pid.isdigit() and known and identity(int(pid)) == known:
+            alive[note.stem] = int(pid), known
+        note.unlink()
+    for pid, _ in alive.values():
+        signal_group(pid, signal.SIGINT if _is_postgres(pid) else signal.SIGTERM, whole=False)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and any(identity(pid) == known for pid, known in alive.values()):
+        time.sleep(0.05)
+    for pid, known in alive.values():
+        if identity(pid) == known:
+            signal_group(pid, signal.SIGKILL)
+    return list(alive)
+
+
+def signal_group(pid: int, signal_number: int, *, whole: bool = True) -> None:
+    """Signal a child, or its whole group; nothing happens if it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        (os.killpg if whole else os.kill)(pid, signal_number)
+
+
+def _is_postgres(pid: int) -> bool:
+    """PostgreSQL waits for its clients at SIGTERM, and sends them away at SIGINT."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
+    except OSError:
+        return False
