@@ -36,7 +36,7 @@ def spawn(command: Sequence[str | Path], *, at_parent_death: int = signal.SIGTER
         [str(part) for part in command],
         stdin=options.pop("stdin", subprocess.DEVNULL),
         start_new_session=True,
-        preexec_fn=dying_with_parent(at_parent_death),  # noqa: PLW1509 - calls nothing but prctl
+        preexec_fn=dying_with_parent(at_parent_death),  # noqa: PLW1509 - it calls nothing but prctl
         **options,
     )
 
@@ -50,7 +50,7 @@ def identity(pid: int) -> str:
     except OSError:
         if sys.platform == "linux":
             return ""
-    started = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)  # noqa: S607
+    started = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
     return started.stdout.strip()
 
 
@@ -67,20 +67,20 @@ def forget(folder: Path, name: str) -> None:
 
 def stop_leftovers(folder: Path, patience: float = 10) -> list[str]:
     """Stop what an earlier run wrote down and left running; returns their names."""
-    alive = {}
+    alive: dict[str, tuple[int, str]] = {}
     for note in sorted(folder.glob("*.pid")):
         pid, _, known = note.read_text().partition(" ")
         if pid.isdigit() and known and identity(int(pid)) == known:
             alive[note.stem] = int(pid), known
         note.unlink()
-    for pid, _ in alive.values():
-        signal_group(pid, signal.SIGINT if _is_postgres(pid) else signal.SIGTERM, whole=False)
+    for number, _ in alive.values():
+        signal_group(number, signal.SIGINT if _is_postgres(number) else signal.SIGTERM, whole=False)
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and any(identity(pid) == known for pid, known in alive.values()):
+    while time.monotonic() < deadline and any(identity(number) == known for number, known in alive.values()):
         time.sleep(0.05)
-    for pid, known in alive.values():
-        if identity(pid) == known:
-            signal_group(pid, signal.SIGKILL)
+    for number, known in alive.values():
+        if identity(number) == known:
+            signal_group(number, signal.SIGKILL)
     return list(alive)
 
 

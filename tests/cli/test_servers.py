@@ -8,7 +8,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
+from redis.retry import Retry
 
 from cli import processes, servers
 
@@ -56,7 +58,7 @@ def test_postgres_refuses_who_does_not_know_the_password(postgres_server):
 
 
 def test_as_root_no_folder_above_the_data_changes_its_permissions(tmp_path):
-    above = [tmp_path, *tmp_path.parents, Path("/var/tmp"), Path("/var"), servers.Path(servers.__file__).parent]
+    above = [tmp_path, *tmp_path.parents, Path("/var/tmp"), Path("/var"), Path(servers.__file__).parent]
     before = {folder: mode_and_owner(folder) for folder in above}
     server = servers.postgres(tmp_path / "state", fsync=False)
     try:
@@ -74,7 +76,7 @@ def test_as_root_the_data_belongs_to_an_unprivileged_user_and_nobody_else_reads_
     with postgres_server:
         assert postgres_server.home.parent == Path("/var/tmp")
         assert stat.S_IMODE(postgres_server.home.stat().st_mode) == 0o700
-        assert {path.owner() for path in postgres_server.home.rglob("*")} == {servers.UNPRIVILEGED}
+        assert {path.owner() for path in postgres_server.home.rglob("*")} == {"nobody"}
 
 
 def test_a_copied_project_does_not_share_the_data_of_the_original(postgres_server, tmp_path):
@@ -84,8 +86,8 @@ def test_a_copied_project_does_not_share_the_data_of_the_original(postgres_serve
         copy.mkdir()
         (copy / "postgres.json").write_text((tmp_path / "state/postgres.json").read_text())
         second = servers.postgres(copy, fsync=False)
-        with second as url:
-            assert query(url, "select to_regclass('original')") == [(None,)]
+        with second as other:
+            assert query(other, "select to_regclass('original')") == [(None,)]
         second.remove()
 
 
@@ -126,7 +128,7 @@ def test_valkey_keeps_its_data_and_evicts_nothing(valkey_server, tmp_path):
 
 
 def test_valkey_refuses_who_does_not_know_the_password(valkey_server):
-    with valkey_server, Redis(port=valkey_server.port, password="guess") as redis:
+    with valkey_server, Redis(port=valkey_server.port, password="guess", retry=Retry(NoBackoff(), 0)) as redis:
         with pytest.raises(AuthenticationError):
             redis.ping()
         assert valkey_server.password not in command_line(valkey_server.process.pid)
