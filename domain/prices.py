@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 KINDS = ("crypto", "fx", "metal", "stock", "index", "other")
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._:-]{0,23}")
@@ -61,3 +62,14 @@ def believable(prices: Iterable[Price], received_at: datetime) -> tuple[list[Pri
         elif price.symbol not in kept or kept[price.symbol].happened_at < price.happened_at:
             kept[price.symbol] = price
     return list(kept.values()), {symbol: reason for symbol, reason in doubts.items() if symbol not in kept}
+
+
+def snapshot(quote: Mapping[str, Any]) -> dict[str, Any]:
+    """What the cache and live listeners get of a quote: numbers as text, so that no digit is lost; ISO times."""
+    numbers = {name: format(quote[name], "f") if quote[name] is not None else None for name in ("price", "previous")}
+    times = {
+        name: quote[name].isoformat() if quote[name] is not None else None
+        for name in ("happened_at", "received_at", "stale_at", "previous_happened_at", "previous_received_at")
+    }
+    words = {name: quote[name] for name in ("symbol", "state", "reason", "source", "previous_source", "error")}
+    return {**words, **numbers, **times}

@@ -24,7 +24,8 @@ def up(migrator, db):
           stale_at timestamptz,  -- from then on the price is old, whether or not anybody has said so yet
           previous numeric, previous_source text,  -- the last price that was another one
           previous_happened_at timestamptz, previous_received_at timestamptz,
-          error text, failed_at timestamptz,  -- the latest failure, until an answer comes
+          error text, failing_since timestamptz,  -- the latest failure, until an answer comes
+          check ((error is null) = (failing_since is null)),
           check ((state = 'missing') = (price is null)),
           check ((state = 'stale') = (reason is not null)),
           check ((price is null) = (source is null) and (price is null) = (happened_at is null)

@@ -1,0 +1,76 @@
+"""Day partitions of append-only tables: made ahead, dropped by age. Rows that found none wait in the default one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from peewee import OperationalError
+from psycopg2.errors import LockNotAvailable
+
+import db
+from domain.failures import Unavailable
+
+PATIENCE = "2s"  # for the lock that a drop needs: whoever reads or writes the table meanwhile waits behind us
+
+
+def make_ahead(parent: str, days: int = 7) -> int:
+    """Make the partitions of the coming days; returns how many were missing."""
+    (made,) = db.rows("select make_partitions(%s, %s)", parent, days)[0]
+    return int(made)
+
+
+def rescue_strays(parent: str) -> int:
+    """Move the rows of the default partition into partitions of their days; returns how many there were.
+
+    There are some only if the partitions were not made in time. While they lie there, the partitions of
+    their days cannot be made, so this goes first.
+    """
+    rest, column = f"{parent}_rest", _partition_column(parent)
+    moved = 0
+    with db.transaction():
+        db.rows(f"lock table {rest} in access exclusive mode")
+        for (day,) in db.rows(f"select distinct {column}::date from {rest} order by 1"):
+            name = f"{parent}_{day:%Y%m%d}"
+            db.rows(f"create table {name} (like {parent} including defaults including constraints including indexes)")
+            ((count,),) = db.rows(
+                f"""with gone as (delete from {rest} where {column} >= %s::date and {column} < %s::date + 1
+                                  returning *),
+                         kept as (insert into {name} select * from gone returning 1)
+                    select count(*) from kept""",
+                day,
+                day,
+            )
+            db.rows(f"alter table {parent} attach partition {name} for values from (%s) to (%s::date + 1)", day, day)
+            moved += count
+    return moved
+
+
+def drop_older(parent: str, before: datetime) -> int:
+    """Drop the partitions that hold nothing from `before` on; returns how many. Space is back at once.
+
+    Raises Unavailable while somebody (a backup, say) holds the table for longer than a moment.
+    """
+    dropped = 0
+    for (name,) in db.rows(
+        """select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+           where i.inhparent = %s::regclass
+             and substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''([^'']+)''\\)')::timestamptz <= %s
+           order by c.relname""",
+        parent,
+        before,
+    ):
+        try:
+            with db.transaction():
+                db.rows(f"set local lock_timeout = '{PATIENCE}'")
+                db.rows(f"drop table {name}")
+        except OperationalError as error:
+            if not isinstance(error.__context__, LockNotAvailable):
+                raise
+            raise Unavailable(f"{name} is in use: {dropped} partitions dropped before it", retry_after=60) from error
+        dropped += 1
+    return dropped
+
+
+def _partition_column(parent: str) -> str:
+    ((key,),) = db.rows("select pg_get_partkeydef(%s::regclass)", parent)
+    return str(key).removeprefix("RANGE (").removesuffix(")")

@@ -1,0 +1,70 @@
+"""Partitions made ahead and dropped by age."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import db
+from domain.failures import Unavailable
+from models import partitions
+
+TICK = (
+    "insert into tick (symbol, happened_at, received_at, price, source, fresh) values ('BTCUSD', %s, %s, 1, 'x', true)"
+)
+
+
+@pytest.fixture
+def rolled_back(database):
+    with database.atomic() as transaction:
+        yield
+        transaction.rollback()
+
+
+def names() -> set[str]:
+    return {
+        n for (n,) in db.rows("select inhrelid::regclass::text from pg_inherits where inhparent = 'tick'::regclass")
+    }
+
+
+def test_a_week_is_made_ahead_once(rolled_back):
+    partitions.make_ahead("tick")
+    assert partitions.make_ahead("tick", 9) == 2
+    assert partitions.make_ahead("tick", 9) == 0
+
+
+def test_rows_that_found_no_partition_are_moved_into_one_of_their_day(rolled_back):
+    last = datetime.now(UTC).replace(hour=12) + timedelta(days=20)
+    for day in (0, 0, 1):
+        at = last + timedelta(days=day)
+        db.rows(TICK, at, at + timedelta(microseconds=len(db.rows("select 1 from tick"))))
+    assert db.rows("select count(*) from tick_rest") == [(3,)]
+    assert partitions.rescue_strays("tick") == 3
+    assert db.rows("select count(*) from tick_rest") == [(0,)]
+    assert db.rows("select count(*) from tick") == [(3,)]
+    assert f"tick_{last:%Y%m%d}" in names()
+    assert partitions.rescue_strays("tick") == 0
+    db.rows(TICK, last, last + timedelta(seconds=1))  # goes to the rescued partition, with an id of its own
+    assert db.rows("select count(distinct id), count(*) from tick") == [(4, 4)]
+
+
+def test_only_partitions_wholly_before_the_limit_are_dropped(rolled_back):
+    db.rows("create table tick_20200101 partition of tick for values from ('2020-01-01') to ('2020-01-02')")
+    db.rows("create table tick_20200102 partition of tick for values from ('2020-01-02') to ('2020-01-03')")
+    before = names()
+    assert partitions.drop_older("tick", datetime(2020, 1, 2, 23, tzinfo=UTC)) == 1
+    assert before - names() == {"tick_20200101"}
+
+
+def test_a_table_in_use_is_dropped_another_time_and_nobody_waits_long(database, monkeypatch):
+    monkeypatch.setattr(partitions, "PATIENCE", "50ms")
+    db.rows("create table tick_20200101 partition of tick for values from ('2020-01-01') to ('2020-01-02')")
+    from psycopg2 import connect
+
+    other = connect(**db.database.connect_params, dbname=db.database.database)
+    try:
+        other.cursor().execute("select count(*) from tick")
+        with pytest.raises(Unavailable, match="tick_20200101 is in use"):
+            partitions.drop_older("tick", datetime(2020, 1, 3, tzinfo=UTC))
+    finally:
+        other.close()
+    assert partitions.drop_older("tick", datetime(2020, 1, 3, tzinfo=UTC)) == 1
