@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 ROOT = Path(__file__).resolve().parent
@@ -169,3 +169,14 @@ def environment() -> dict[str, str]:
 
 
 settings = load(environment())
+
+
+def redact(text: str) -> str:
+    """`text` without the password of any of our settings: for logs, exceptions, pages and run history."""
+    for f in variables():
+        value = str(getattr(settings, f.name))
+        if f.metadata["secret"] and value:
+            text = text.replace(value, f"<{f.metadata['variable']}>")
+            for password in {urlsplit(value).password, unquote(urlsplit(value).password or "")}:
+                text = text.replace(password, "***") if password else text
+    return text

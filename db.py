@@ -97,6 +97,25 @@ def maps(sql: str, *parameters: Any) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
+def ping() -> bool:
+    """True once PostgreSQL has answered on this process's connection, which is opened again if it was lost."""
+    drop_unusable()
+    try:
+        database.connect(reuse_if_open=True)
+        database.execute_sql("select 1")
+    except Exception:
+        database.close()
+        raise
+    return True
+
+
+def drop_unusable() -> None:
+    """Close a connection that is broken or that a killed transaction left open."""
+    if not database.is_closed() and (database.in_transaction() or not database.is_connection_usable()):
+        database._state.conn.close()
+        database._state.reset()
+
+
 def array(values: Iterable[Any]) -> str:
     """A whole column as one PostgreSQL array literal (`%s::numeric[]`): nothing is adapted element by element."""
 

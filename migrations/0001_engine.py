@@ -31,7 +31,7 @@ def up(migrator, db):
             ('ok', 'failed', 'retried', 'lost', 'yielded', 'handed_back', 'refused')),
           counts jsonb, worker text, error text, fingerprint text, code_version text,
           dead boolean not null default false, settled_at timestamptz,
-          primary key (entry, due_at, attempt)
+          primary key (entry, due_at, attempt, run_id)
         ) partition by range (due_at);
         create index run_ended on run (entry, ended_at desc);
         create index run_dead on run (fingerprint, ended_at) where dead and settled_at is null;

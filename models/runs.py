@@ -10,7 +10,8 @@ from models.fields import InstantField
 
 
 class Run(db.BaseModel):
-    """One attempt of one run. Unique by (entry, due, attempt); a run without an entry has the job's name there."""
+    """One attempt of one run. Unique by (entry, due, attempt); a run without an entry has the job's name there,
+    and as several of those may be enqueued in one instant, the run's id is part of the key."""
 
     entry = TextField()
     due_at = InstantField()
@@ -32,7 +33,7 @@ class Run(db.BaseModel):
     settled_at = InstantField(null=True)  # when an operator retried or discarded the dead letter
 
     class Meta:
-        primary_key = CompositeKey("entry", "due_at", "attempt")
+        primary_key = CompositeKey("entry", "due_at", "attempt", "run_id")
 
 
 class Skip(db.BaseModel):
@@ -68,3 +69,61 @@ class Audit(db.BaseModel):
     target = TextField()
     old = BinaryJSONField(index=False, null=True)
     new = BinaryJSONField(index=False, null=True)
+
+
+def write(lines: list[str]) -> int:
+    """Store lines of history (JSON texts: runs and skips) in the open transaction; known ones change nothing.
+
+    A run that became a dead letter is an event in the same transaction, and each entry's latest due
+    time is kept, so that the schedule goes on from there after a lost Redis. Returns the events written.
+    """
+    (written,) = db.rows(_WRITE, "[" + ",".join(lines) + "]")[0]
+    return int(written)
+
+
+# One statement: json_to_recordset reads each line once, in PostgreSQL, not in Python.
+_WRITE = """
+with line as materialized (
+  select * from json_to_recordset(%s) as l(
+    kind text, entry text, reason text, first float8, last float8, count int,
+    run text, job text, queue text, args jsonb, due float8, attempt int, enqueued text, started text, ended float8,
+    outcome text, counts jsonb, worker text, error text, fingerprint text, version text, dead boolean)
+), ran as (
+  insert into run (entry, due_at, attempt, run_id, job, queue, arguments, enqueued_at, started_at, ended_at,
+                   outcome, counts, worker, error, fingerprint, code_version, dead)
+  select coalesce(nullif(entry, ''), job), to_timestamp(due / 1000), attempt, run, coalesce(job, '?'), queue,
+         coalesce(args, '{}'), nullif(enqueued, '')::timestamptz,
+         case when started ~ '^[0-9.]+$' then to_timestamp(started::float8 / 1000) else nullif(started, '')::timestamptz end,
+         to_timestamp(ended / 1000), outcome, counts, worker, error,
+         coalesce(fingerprint, case when error is not null then left(md5(error), 8) end), version, coalesce(dead, false)
+  from line where kind is null
+  on conflict do nothing
+  returning entry, due_at, run_id, job, error, fingerprint, dead
+), skipped as (
+  insert into skip as s (entry, reason, first_due_at, last_due_at, count)
+  select entry, reason, to_timestamp(first / 1000), to_timestamp(max(last) / 1000), max(count)
+  from line where kind = 'skip' group by 1, 2, 3 order by 1, 2, 3
+  on conflict (entry, reason, first_due_at) do update
+  set last_due_at = greatest(s.last_due_at, excluded.last_due_at), count = greatest(s.count, excluded.count)
+), latest as (
+  insert into entry as e (name, last_due_at)
+  select entry, max(at) from (
+    select entry, to_timestamp(due / 1000) as at from line where kind is null and entry <> '' and run like entry || '-%%'
+    union all select entry, to_timestamp(last / 1000) from line where kind = 'skip') d
+  group by 1 order by 1
+  on conflict (name) do update set last_due_at = greatest(e.last_due_at, excluded.last_due_at)
+), told as (
+  insert into event (topic, payload)
+  select 'run.failed', jsonb_build_object('entry', entry, 'due_at', due_at, 'run_id', run_id, 'job', job,
+                                          'error', error, 'fingerprint', fingerprint)
+  from ran where dead
+  returning 1
+)
+select count(*) from told
+"""
+
+
+def seconds_since_last_due() -> float | None:
+    """How long ago the latest recorded due time of any entry was; None where none is recorded."""
+    (seconds,) = db.rows("select extract(epoch from clock_timestamp() - max(last_due_at)) from entry")[0]
+    return None if seconds is None else float(seconds)

@@ -1,0 +1,217 @@
+"""When: cadences on a fixed grid, and what to do with due times that passed unseen.
+
+A cadence is a value with one law: `after(instant)` is the first due time strictly later, whatever
+was asked before. So nothing drifts, and any number of schedulers agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Protocol
+from zlib import crc32
+from zoneinfo import ZoneInfo
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+class Cadence(Protocol):
+    """The grid of an entry's due times; `str()` of it can be read back by `cadence`."""
+
+    def after(self, instant: datetime) -> datetime:
+        """The first due time later than `instant`, aware UTC."""
+        ...
+
+    def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
+        """From the due time `due` on: the last one that is not later than `now`, and how many lie before it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Every:
+    """Each multiple of `period` since the epoch, moved by `stagger`: the wall clock's own grid."""
+
+    period: timedelta
+    stagger: timedelta = timedelta()
+
+    def after(self, instant: datetime) -> datetime:
+        """See Cadence."""
+        passed = (instant - EPOCH - self.stagger) // self.period
+        return EPOCH + self.stagger + (passed + 1) * self.period
+
+    def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
+        """See Cadence; arithmetic, however long ago `due` is."""
+        before = max(0, (now - due) // self.period)
+        return due + before * self.period, before
+
+    def __str__(self) -> str:
+        return f"every {_duration(self.period)}" + (f" +{_duration(self.stagger)}" if self.stagger else "")
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A five-field cron line in a zone, with written rules for the two nights a year.
+
+    A fixed hour that the spring jump skips runs at the jump; an instant that autumn repeats counts
+    once, the first. Where the hour is `*` the line means elapsed time: it goes on through both nights.
+    """
+
+    line: str
+    zone: ZoneInfo = ZoneInfo("UTC")
+
+    def __post_init__(self) -> None:
+        from croniter import croniter
+
+        if len(self.line.split()) != 5 or not croniter.is_valid(self.line):
+            raise ValueError(f"{self.line!r} is not a cron line of five fields: minute hour day month weekday")
+
+    def after(self, instant: datetime) -> datetime:
+        """See Cadence."""
+        start = instant.astimezone(self.zone).replace(tzinfo=None) - timedelta(hours=3)
+        found: list[datetime] = []
+        for local in self._local_times(start):
+            found += [at for at in self._instants(local) if at > instant]
+            # A repeated hour makes instants run ahead of local times, by never more than the shift.
+            if found and local.replace(tzinfo=self.zone, fold=0) > min(found) + timedelta(hours=3):
+                break
+            if found and not self._near_shift(local):
+                break
+        return min(found)
+
+    def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
+        """See Cadence."""
+        for before in count():
+            following = self.after(due)
+            if following > now:
+                return due, before
+            due = following
+        raise AssertionError
+
+    def _local_times(self, start: datetime) -> Iterator[datetime]:
+        from croniter import croniter
+
+        times = croniter(self.line, start - timedelta(minutes=1))
+        while True:
+            yield times.get_next(datetime)
+
+    def _near_shift(self, local: datetime) -> bool:
+        offsets = {(local + timedelta(hours=h)).replace(tzinfo=self.zone).utcoffset() for h in (-4, 4)}
+        return len(offsets) > 1
+
+    def _instants(self, local: datetime) -> list[datetime]:
+        first, second = (local.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        every_hour = self.line.split()[1] == "*"
+        if first == second:
+            return [first]
+        if first < second:  # autumn: the local time happens twice
+            return [first, second] if every_hour else [first]
+        return [] if every_hour else [_jump(second, first, self.zone)]  # spring: it does not happen
+
+    def __str__(self) -> str:
+        return f"cron {self.line} {self.zone.key}"
+
+
+def _jump(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
+    """The instant between `low` and `high` at which the zone's offset changes, to the second."""
+    before = low.astimezone(zone).utcoffset()
+    while high - low > timedelta(seconds=1):
+        middle = low + (high - low) // 2
+        low, high = (middle, high) if middle.astimezone(zone).utcoffset() == before else (low, middle)
+    return high.replace(microsecond=0)
+
+
+def every(seconds: float, *, stagger: float = 0.0) -> Every:
+    """Each `seconds` on the wall clock's grid, moved by `stagger` seconds."""
+    if seconds < 0.1:
+        raise ValueError("a cadence is at least 0.1 s")
+    return Every(timedelta(seconds=seconds), timedelta(seconds=stagger))
+
+
+def cron(line: str, tz: str = "UTC") -> Cron:
+    """`minute hour day month weekday` in a zone."""
+    return Cron(line, ZoneInfo(tz))
+
+
+def stable_stagger(entry: str, period: timedelta) -> timedelta:
+    """Where an entry of a minute or more stands in its period, so that not all fall on the round minute.
+
+    The same for an entry for ever: up to a tenth of the period, at most 30 s, in whole milliseconds.
+    """
+    if period < timedelta(minutes=1):
+        return timedelta()
+    room = min(period / 10, timedelta(seconds=30)) // MILLISECOND
+    return crc32(entry.encode()) % room * MILLISECOND
+
+
+def cadence(text: str) -> Cadence:
+    """Read `every 5s`, `every 1m +2.5s` or `cron 0 1 * * * Europe/London`. Raises ValueError."""
+    if found := re.fullmatch(r"every (\S+)(?: \+(\S+))?", text.strip()):
+        return every(_seconds(found[1]), stagger=_seconds(found[2]) if found[2] else 0.0)
+    if found := re.fullmatch(r"cron (\S+ \S+ \S+ \S+ \S+)(?: (\S+))?", text.strip()):
+        try:
+            return cron(found[1], found[2] or "UTC")
+        except (KeyError, OSError):
+            raise ValueError(f"{found[2]!r} is no zone such as Europe/London") from None
+    raise ValueError(f"{text!r} is no cadence: write `every 30s` or `cron 0 1 * * * Europe/London`")
+
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])?", text)
+    if not found:
+        raise ValueError(f"{text!r} is no duration such as 30s, 5m or 1h")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def _duration(span: timedelta) -> str:
+    seconds = span.total_seconds()
+    unit, size = next((u, s) for u, s in _UNITS.items() if u == "s" or (seconds >= s and seconds % s == 0))
+    return f"{seconds / size:g}{unit}"
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Due times that get no run of their own."""
+
+    first: datetime
+    last: datetime
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a due entry: one run or none, what is recorded as missed, and the next due time."""
+
+    run: datetime | None
+    missed: Missed | None
+    next: datetime
+
+
+def plan(when: Cadence, due: datetime, now: datetime, *, skip_late: bool = False, grace: timedelta | None = None) -> Plan:
+    """Decide for an entry whose due time has come.
+
+    Of several due times that have passed only the latest runs; the others are recorded. With
+    `skip_late` the latest does not run either once it is older than `grace`.
+    """
+    latest, before = when.latest(due, now)
+    following = when.after(latest)
+    late = skip_late and now - latest > (grace or timedelta(seconds=60))
+    if late:
+        return Plan(None, Missed(due, latest, before + 1), following)
+    if not before:
+        return Plan(latest, None, following)
+    # The due time before the latest: exact for a grid, a search for the rest.
+    last = latest - when.period if isinstance(when, Every) else _before(when, due, latest)
+    return Plan(latest, Missed(due, last, before), following)
+
+
+def _before(when: Cadence, due: datetime, latest: datetime) -> datetime:
+    while (following := when.after(due)) < latest:
+        due = following
+    return due

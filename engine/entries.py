@@ -1,0 +1,152 @@
+"""Schedule entries: the table's rows in code, what holds (operator, environment, code), and their Redis fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import queues
+from config import WrongSetting, settings
+from domain.cadence import Cadence, Every, cadence, every, stable_stagger
+from engine import steps
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of SCHEDULE: cadence, job, arguments, and its misfire and overlap rule."""
+
+    cadence: Cadence
+    job: Callable[..., Any]
+    key: str = ""  # tells entries of one job apart: the id is then job-key
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    misfire: str = "run"  # run the latest missed due time once, or skip
+    overlap: str = "skip"  # skip a due time while the run before goes on, or queue one
+    alias: str = ""  # a predecessor's variable for the cadence
+    stagger: bool = True  # off the round minute, by a stable amount
+
+    def __post_init__(self) -> None:
+        if self.misfire not in ("run", "skip") or self.overlap not in ("skip", "queue"):
+            raise ValueError(f"{self.id}: misfire is run or skip, overlap is skip or queue")
+
+    @property
+    def spec(self) -> queues.Job:
+        """The job's own needs."""
+        return queues.registry[f"{self.job.__module__}.{self.job.__name__}"]
+
+    @property
+    def id(self) -> str:
+        """The entry's name: letters, digits, `_` and `-`."""
+        return f"{self.job.__name__}-{self.key}" if self.key else self.job.__name__
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets the cadence."""
+        return f"{self.id.upper().replace('-', '_')}_INTERVAL"
+
+    def declared(self) -> tuple[Cadence, str]:
+        """The cadence that environment or code gives, and which of them."""
+        for variable in filter(None, (self.variable, self.alias)):
+            if variable in settings.intervals:
+                return self._staggered(every(settings.intervals[variable])), variable
+        return self._staggered(self.cadence), "code"
+
+    def _staggered(self, when: Cadence) -> Cadence:
+        if isinstance(when, Every) and self.stagger and not when.stagger:
+            return Every(when.period, stable_stagger(self.id, when.period))
+        return when
+
+    def fields(self, override: dict[str, Any]) -> dict[str, str]:
+        """What Redis holds of the entry; `override` is the operator's `{cadence, paused}`."""
+        when, source = self.declared()
+        if override.get("cadence"):
+            when, source = cadence(override["cadence"]), "operator"
+        spec = self.spec
+        text = ", ".join([*(repr(a) for a in self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())])
+        limits = [[f"entry:{self.id}", 1], *([list(spec.limit)] if spec.limit else [])]
+        return {
+            "cadence": str(when),
+            "source": source,
+            "declared": str(self.declared()[0]),
+            "paused": "1" if override.get("paused") else "0",
+            "data": json.dumps([spec.path, None, list(self.args), self.kwargs]),
+            "description": f"{spec.path}({text})",
+            "queue": spec.queue,
+            "timeout": str(spec.timeout),
+            "tries": str(spec.tries),
+            "limits": json.dumps(limits),
+            "misfire": self.misfire,
+            "overlap": self.overlap,
+            "summary": spec.summary,
+        }
+
+
+def check(schedule: Sequence[Entry]) -> None:
+    """Raises WrongSetting for two entries of one name and for an interval variable that no entry knows."""
+    ids = [entry.id for entry in schedule]
+    if double := {i for i in ids if ids.count(i) > 1}:
+        raise WrongSetting(f"SCHEDULE has two entries named {', '.join(sorted(double))}: give each a key")
+    known = {name for entry in schedule for name in (entry.variable, entry.alias) if name}
+    for name in settings.intervals:
+        stem = name.removesuffix("_INTERVAL")
+        if name not in known and any(stem.startswith(i.split("_")[0].upper()) for i in ids):
+            raise WrongSetting(f"{name}: no schedule entry reads it; known are {', '.join(sorted(known))}")
+
+
+def declaration(entry: Entry, override: dict[str, Any], now: datetime) -> dict[str, Any]:
+    """An entry as declare.lua takes it: it goes on from its latest recorded due time, else from now."""
+    fields = entry.fields(override)
+    last = override.get("last_due_at")
+    # A misfire older than a day is a new start, not a run that somebody still waits for.
+    start = max(last, now - timedelta(days=1)) if last else now
+    meta = {"cadence": fields["cadence"]}
+    return {
+        "id": entry.id,
+        "due": steps.milliseconds(cadence(fields["cadence"]).after(start)),
+        "version": int(override.get("version") or 0),
+        "fields": fields,
+        "meta": json.dumps(meta),
+    }
+
+
+@dataclass(frozen=True)
+class State:
+    """An entry as Redis holds it now."""
+
+    id: str
+    due: int  # ms
+    version: int
+    cadence: Cadence | None  # None: written by another version of the code that knows more cadences
+    fields: dict[str, str]
+
+    @property
+    def due_at(self) -> datetime:
+        """The next due time."""
+        return steps.instant(self.due)
+
+
+def load(redis: Redis, ids: Sequence[str] | None = None) -> list[State]:
+    """The entries of the schedule, all or some, by id."""
+    if ids is None:
+        ids = sorted(member.decode() for member in redis.smembers(steps.ENTRIES))  # type: ignore[union-attr]
+    with redis.pipeline(transaction=False) as pipe:
+        for entry in ids:
+            pipe.hgetall(steps.ENTRY + entry)
+        hashes = pipe.execute()
+    states = []
+    for entry, raw in zip(ids, hashes, strict=True):
+        if b"due" not in raw:
+            continue
+        fields = {k.decode(): v.decode() for k, v in raw.items()}
+        try:
+            when: Cadence | None = cadence(fields["cadence"])
+        except ValueError:
+            when = None
+        states.append(State(entry, int(fields["due"]), int(fields["version"]), when, fields))
+    return states

@@ -1,0 +1,66 @@
+-- Scheduler: for each due entry compare its due time and version, move it to its next due time, enqueue a run.
+-- ARGV[1]: JSON list of {id, due, version, next, run (ms or null), missed {reason, first, last, count} or null}.
+-- Returns JSON {now, results}: 'run', 'skip', 'early', 'changed' or 'gone' per entry, the due time if another
+-- scheduler was first, or an error's text.
+
+local function skip(entry, key, reason, first, last, count, h)
+  if h.reason == reason then -- the streak goes on: one row with a count
+    first, count = tonumber(h.first), tonumber(h.count) + count
+  end
+  h.reason, h.first, h.count = reason, first, count
+  call('HSET', key, 'skip_reason', reason, 'skip_first', first, 'skip_count', count)
+  record(cjson.encode({kind = 'skip', entry = entry, reason = reason, first = first, last = last, count = count}))
+end
+
+local function in_flight(entry, queued) -- queued: the run that waits; stale if another tool deleted it
+  return queued and call('EXISTS', 'rq:job:' .. queued) == 1
+end
+
+local function fire(e)
+  local key = ENTRY .. e.id
+  local f = call('HMGET', key, 'due', 'version', 'paused', 'queued', 'overlap', 'queue', 'data', 'timeout', 'tries',
+    'limits', 'description', 'skip_reason', 'skip_first', 'skip_count')
+  if not f[1] then return 'gone' end
+  if tonumber(f[2]) ~= e.version then return 'changed' end
+  if tonumber(f[1]) ~= e.due then return tonumber(f[1]) end -- another scheduler was first
+  if e.due > now then return 'early' end
+  call('HSET', key, 'due', e.next)
+  call('ZADD', SCHEDULED, e.next / 1000, e.id)
+  local h = {reason = f[12], first = f[13], count = f[14]}
+  if e.missed ~= cjson.null and e.missed then
+    skip(e.id, key, e.missed.reason, e.missed.first, e.missed.last, e.missed.count, h)
+  end
+  if e.run == cjson.null or not e.run then return 'skip' end
+  if f[3] == '1' then
+    skip(e.id, key, 'paused', e.run, e.run, 1, h)
+    return 'skip'
+  end
+  local running = call('ZCARD', RUNNING .. 'entry:' .. e.id) > 0
+  local queued = in_flight(e.id, f[4])
+  if (f[5] == 'skip' and (running or queued)) or (f[5] == 'queue' and queued) then
+    skip(e.id, key, 'overlap', e.run, e.run, 1, h)
+    return 'skip'
+  end
+  local id = e.id .. '-' .. string.format('%d', e.run)
+  local job = 'rq:job:' .. id
+  if call('HSETNX', job, 'nd_due', e.run) == 0 then return 'skip' end -- enqueued before a rewind of the entry
+  local at = iso(now)
+  call('HSET', job, 'nd_entry', e.id, 'nd_max', f[9], 'nd_limits', f[10], 'created_at', at, 'enqueued_at', at,
+    'data', f[7], 'origin', f[6], 'description', f[11], 'timeout', f[8], 'status', 'queued')
+  call('RPUSH', 'rq:queue:' .. f[6], id)
+  call('HSET', key, 'queued', id)
+  if h.reason then call('HDEL', key, 'skip_reason', 'skip_first', 'skip_count') end
+  return 'run', f[6]
+end
+
+local results, queues = {}, {}
+for i, e in ipairs(cjson.decode(ARGV[1])) do
+  local fine, outcome, queue = pcall(fire, e) -- a poisoned key costs its own entry, not the others
+  results[i] = fine and outcome or ('error: ' .. tostring(type(outcome) == 'table' and outcome.err or outcome))
+  if queue then queues[queue] = true end
+end
+for queue in pairs(queues) do
+  call('SADD', 'rq:queues', 'rq:queue:' .. queue)
+  call('PUBLISH', WAKE, queue)
+end
+return cjson.encode({now = now, results = results})

@@ -1,0 +1,138 @@
+"""The atomic steps in Redis, one Lua file each in `lua/`: enqueue what is due, take a run, beat, rescue.
+
+Keys of ours: `nightdesk:entry:<id>` (the truth about an entry), `nightdesk:entries` (their ids),
+`nightdesk:runs` (stream of history on its way to PostgreSQL), `nightdesk:workers` (last beats),
+`nightdesk:running:<limit>` and `nightdesk:waiting:<limit>` (concurrency limits), the channels
+`nightdesk:wake` and `nightdesk:schedule`. Everything else is rq's and rq-scheduler's own data model.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64encode
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+RUNS = "nightdesk:runs"
+WAKE = "nightdesk:wake"
+SCHEDULE = "nightdesk:schedule"
+WORKERS = "nightdesk:workers"
+ENTRIES = "nightdesk:entries"
+ENTRY = "nightdesk:entry:"
+SCHEDULED = "rq:scheduler:scheduled_jobs"
+NO_WRITES = ("OOM", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "command not allowed when used memory")
+LARGEST_PAYLOAD = 262_144  # bytes; the same figure stands in take.lua
+
+
+@cache
+def _script(name: str) -> tuple[str, str]:
+    folder = Path(__file__).parent / "lua"
+    text = (folder / "common.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def step(redis: Redis, name: str, *arguments: Any) -> Any:
+    """Run one step; the script is sent again after a server forgot it.
+
+    Raises redis.ConnectionError too while the server takes no writes (memory or disk full, loading,
+    a replica): the step has then done nothing, and waiting is all that is left.
+    """
+    from redis.exceptions import ConnectionError as RedisGone
+    from redis.exceptions import NoScriptError, ResponseError
+
+    text, sha = _script(name)
+    try:
+        try:
+            return redis.execute_command("EVALSHA", sha, 0, *arguments)
+        except NoScriptError:
+            return redis.execute_command("EVAL", text, 0, *arguments)
+    except ResponseError as refusal:
+        if str(refusal).startswith(NO_WRITES):
+            raise RedisGone(f"it takes no writes: {refusal}") from None
+        raise
+
+
+def fire(redis: Redis, batch: bytes | str) -> dict[str, Any]:
+    """Enqueue due entries, see fire.lua; returns `{"now": ms, "results": [...]}` in the batch's order."""
+    answer: dict[str, Any] = json.loads(step(redis, "fire", batch))
+    return answer
+
+
+def declare(redis: Redis, entries: list[dict[str, Any]], *, reconcile: bool = False) -> list[str]:
+    """Add missing entries; `reconcile` (the release step) also changes and removes. Returns the ids touched."""
+    touched = json.loads(step(redis, "declare", json.dumps(entries), "reconcile" if reconcile else ""))
+    return list(touched)  # an empty table is {} in Lua's JSON
+
+
+def rescue(redis: Redis, worker: str, reason: str, stopped: str = "") -> int:
+    """Give back what `worker` had in hand; a run that an operator stopped is not tried again."""
+    return int(step(redis, "rescue", worker, reason, rq_text(reason), stopped))
+
+
+def rq_text(text: str) -> str:
+    """A text as rq keeps it in a result: base64 of zlib."""
+    return b64encode(zlib.compress(text.encode())).decode()
+
+
+def rq_json(value: Any) -> str:
+    """A return value as rq's JSON serializer keeps it in a result."""
+    return b64encode(json.dumps(value, default=str).encode()).decode()
+
+
+def milliseconds(instant: datetime) -> int:
+    """Unix milliseconds of an aware instant."""
+    return round(instant.timestamp() * 1000)
+
+
+def instant(ms: float) -> datetime:
+    """The aware instant of Unix milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def enqueue(
+    redis: Redis,
+    path: str,
+    queue: str,
+    *,
+    run_id: str,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    due: int,
+    entry: str,
+    timeout: int,
+    tries: int,
+    limits: str = "",
+    attempt: int = 0,
+    at_front: bool = False,
+) -> str:
+    """Enqueue one run outside the schedule (run now, retry of a dead letter); returns its id."""
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    text = ", ".join([*(repr(a) for a in args), *(f"{k}={v!r}" for k, v in (kwargs or {}).items())])
+    fields = {
+        "nd_entry": entry,
+        "nd_due": due,
+        "nd_max": tries,
+        "nd_limits": limits,
+        "nd_attempt": attempt,
+        "created_at": at,
+        "enqueued_at": at,
+        "data": json.dumps([path, None, list(args), kwargs or {}]),
+        "origin": queue,
+        "description": f"{path}({text})",
+        "timeout": timeout,
+        "status": "queued",
+    }
+    with redis.pipeline(transaction=True) as pipe:
+        pipe.hset(f"rq:job:{run_id}", mapping=fields)
+        pipe.sadd("rq:queues", f"rq:queue:{queue}")
+        (pipe.lpush if at_front else pipe.rpush)(f"rq:queue:{queue}", run_id)
+        pipe.publish(WAKE, queue)
+        pipe.execute()
+    return run_id
