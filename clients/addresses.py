@@ -1,0 +1,67 @@
+"""Where a URL that a user supplied may lead: to public addresses, never into our own network."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TypeAlias
+
+from domain.failures import Rejected
+
+IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+
+
+class Private(Rejected):
+    """The URL leads to an address that is not public."""
+
+
+def public(address: str, *, loopback: bool = False) -> bool:
+    """Whether an IP address is one of the public internet; `loopback` lets 127/8 and ::1 pass as well.
+
+    >>> public("::ffff:10.0.0.1")
+    False
+    """
+    ip: IP = ipaddress.ip_address(address.partition("%")[0])
+    for inner in _inside(ip):
+        if inner.is_loopback and loopback:
+            continue
+        if not inner.is_global or inner.is_multicast or inner.is_reserved:
+            return False
+    return True
+
+
+def _inside(ip: IP) -> list[IP]:
+    """The address, or the IPv4 addresses that it carries: mapped, 6to4, Teredo, NAT64."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return [ip]
+    if ip.ipv4_mapped:
+        return [ip.ipv4_mapped]
+    if ip in _NAT64:
+        return [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)]
+    if ip.sixtofour:
+        return [ip, ip.sixtofour]
+    return [ip, *(ip.teredo or ())]
+
+
+def connect(host: str, port: int, timeout: float, *, loopback: bool = False) -> socket.socket:
+    """A socket to `host`, connected to an address that was checked: a second look-up can't change it.
+
+    Octal, decimal and short forms of an address (`0x7f.1`) are checked as what they resolve to. Raises
+    Private when any address of the host is not public, OSError when none can be reached.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not all(public(str(address[0]), loopback=loopback) for *_, address in found):
+        raise Private("its address is not a public one")
+    problem = OSError("no address")
+    for family, kind, protocol, _, address in found:
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(address)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        except OSError as wrong:
+            connection.close()
+            problem = wrong
+    raise problem
