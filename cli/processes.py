@@ -48,7 +48,7 @@ def identity(pid: int) -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return "" if state == "Z" else f"{boot} {fields[18]}"
     except OSError:
-        if sys.platform == "linux":
+        if _libc:  # Linux: then the process is gone
             return ""
     started = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
     return started.stdout.strip()

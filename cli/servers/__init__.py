@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cli.servers.postgres import Postgres
+from cli.servers.server import Server
 from cli.servers.valkey import Valkey
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Postgres", "Valkey", "postgres", "valkey"]
+__all__ = ["Postgres", "Server", "Valkey", "postgres", "valkey"]
 
 
 def postgres(folder: Path, *, fsync: bool = True, programs: Path | None = None) -> Postgres:

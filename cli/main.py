@@ -1,0 +1,82 @@
+"""`nightdesk COMMAND`: each command is a module, imported when it is called."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+# A new command is a line here: its name, and where its function is. The help is that function's docstring.
+COMMANDS = {
+    "up": "cli.up:up",
+    "migrate": "cli.migrate:migrate",
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(place)) for name, place in COMMANDS.items()])
+
+
+def summary(place: str) -> str:
+    """The first line of the docstring of `module:function`, read without running the module."""
+    module, function = place.split(":")
+    source = Path(__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py").read_text()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return (ast.get_docstring(node) or "").split("\n", 1)[0]
+    return ""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def nightdesk() -> None:
+    """The background desk of a market, betting, exchange or prediction app."""
+
+
+def main() -> None:
+    """Run the command; a wrong setting or a server that is away is one line, not a traceback."""
+    try:
+        nightdesk(prog_name="nightdesk")
+    except SystemExit as end:
+        if isinstance(end.code, str):  # config.WrongSetting, raised before config can be imported
+            _fail(end.code, 2)
+        raise
+    except Exception as error:
+        if not _is_outage(error):
+            raise
+        _fail(f"{' '.join(str(error).split())} (is `./nightdesk up` running, or DATABASE_URL and REDIS_URL right?)", 1)
+
+
+def _is_outage(error: Exception) -> bool:
+    library = type(error).__module__.partition(".")[0]
+    return library in {"peewee", "psycopg2", "redis"} and type(error).__name__ in {
+        "OperationalError",
+        "InterfaceError",
+        "ConnectionError",
+        "TimeoutError",
+        "AuthenticationError",
+    }
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"nightdesk: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

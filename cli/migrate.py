@@ -1,0 +1,38 @@
+"""`nightdesk migrate`: the release step of a deploy."""
+
+from __future__ import annotations
+
+import click
+from playhouse.migrations import Runner
+
+import db
+from config import ROOT
+
+LOCK = 6_207_150_001  # one release at a time
+
+
+@click.command()
+def migrate() -> None:
+    """Bring database and schedule to this version of the code; running processes go on meanwhile."""
+    with db.database.connection_context():
+        db.rows("set statement_timeout = 0")
+        db.rows("set lock_timeout = 0")
+        db.rows("select pg_advisory_lock(%s)", LOCK)  # given back with the connection
+        db.rows("set lock_timeout = '10s'")
+        applied = Runner(db.database, str(ROOT / "migrations")).up()
+        click.echo(f"applied {', '.join(applied)}" if applied else "the database is up to date")
+        touched = reconcile()
+        click.echo(f"schedule: {', '.join(touched)}" if touched else "the schedule is up to date")
+
+
+def reconcile() -> list[str]:
+    """Make the entries in Redis those of SCHEDULE; schedulers alone only ever add what is missing."""
+    from datetime import UTC, datetime
+
+    from engine import entries, steps
+    from scheduler import SCHEDULE
+
+    overrides = {row["name"]: row for row in db.maps("select * from entry")}
+    now = datetime.now(UTC)
+    wanted = [entries.declaration(entry, overrides.get(entry.id, {}), now) for entry in SCHEDULE]
+    return steps.declare(db.redis(), wanted, reconcile=True)

@@ -1,0 +1,177 @@
+"""`nightdesk up`: everything on this machine, from the servers to the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.util
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+
+import config
+from cli import processes, servers
+from cli.supervisor import Program, Supervisor, meaning, procfile
+from config import ROOT, STATE, dotenv
+
+DEMO_SECONDS = 20  # for the demo world to answer
+
+
+@click.command()
+@click.option("--demo/--no-demo", default=True, help="A world of local servers in place of the outside APIs.")
+@click.option("--replay", type=click.Path(exists=True, file_okay=False, resolve_path=True), help="Recorded data.")
+@click.option("--seed", type=int, help="The simulated world to run in.")
+@click.option("--speed", type=float, help="How fast the demo world's clock runs.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many `worker` processes.")
+def up(demo: bool, replay: str | None, seed: int | None, speed: float | None, workers: int) -> None:
+    """Start everything here: servers, database, demo world, scheduler, workers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    options = {"--replay": replay, "--seed": seed, "--speed": speed}
+    world = [part for option, value in options.items() if value is not None for part in (option, str(value))]
+    with _alone():
+        for name in processes.stop_leftovers(STATE):
+            click.echo(f"stopped {name}, left behind by an earlier run")
+        with _servers() as (urls, running):
+            sys.exit(asyncio.run(Desk(urls, running, workers).run(world if demo else None)))
+
+
+class Desk:
+    """One run of everything, once the servers answer."""
+
+    def __init__(self, urls: Mapping[str, str], running: list[servers.Server], workers: int) -> None:
+        self.found = dict(urls)  # what local.env holds: weaker than what the operator has set
+        self.running = running
+        self.workers = workers
+        self.lines = procfile(ROOT / "Procfile")
+        grace = config.load(self._environment()).shutdown_grace + 3  # Raises WrongSetting
+        self.desk = Supervisor(ROOT, STATE, self._environment(), grace)
+        self.world = Supervisor(ROOT, STATE, self._environment(), 5)
+
+    async def run(self, world: list[str] | None) -> int:
+        """Bring everything up, wait for a signal, take everything down; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end)
+        _write_private(STATE / "local.env", self.found)
+        watches = [loop.create_task(self.desk.watch(s.name, s.alive, s.start)) for s in self.running]
+        try:
+            if not await self._begin(world):
+                return 1
+            await self.desk.stopping.wait()
+            return 0
+        finally:
+            await self.desk.ended()
+            await self.world.ended()
+            await asyncio.gather(*watches)
+            (STATE / "local.env").unlink(missing_ok=True)
+
+    def _end(self) -> None:
+        if not self.desk.stopping.is_set():
+            self.desk.say("up", "stopping; Ctrl-C again kills")
+        self.desk.end()
+
+    async def _begin(self, world: list[str] | None) -> bool:
+        release = self.lines.pop("release", None)
+        if release and (code := await self.desk.run(Program("release", release))):
+            self.desk.say("release", f"failed with {meaning(code)}: nothing was started")
+            return False
+        if world is not None and not await self._start_world(world):
+            return False
+        self.desk.environment = self._environment()
+        self.desk.add([Program(name, line) for name, line in self._programs()])
+        self._say_what_next()
+        return True
+
+    async def _start_world(self, options: list[str]) -> bool:
+        """The demo world's addresses join ours when it answers."""
+        if not importlib.util.find_spec("demo.__main__"):
+            return True
+        addresses = STATE / "demo.env"
+        addresses.unlink(missing_ok=True)
+        self.world.add([Program("demo", shlex.join(["python", "-m", "demo", "--env-file", str(addresses), *options]))])
+        for _ in range(DEMO_SECONDS * 20):
+            if addresses.is_file() and addresses.read_text().endswith("\n"):
+                self.found |= dotenv(addresses)
+                _write_private(STATE / "local.env", self.found)
+                return True
+            if await self.desk.paused(0.05):
+                return False
+        self.desk.say("demo", f"did not answer within {DEMO_SECONDS} s; --no-demo goes on without it")
+        return False
+
+    def _programs(self) -> Iterator[tuple[str, str]]:
+        for name, line in self.lines.items():
+            if name == "worker" and self.workers > 1:
+                yield from ((f"worker.{number}", line) for number in range(1, self.workers + 1))
+            else:
+                yield name, line
+
+    def _environment(self) -> dict[str, str]:
+        merged = {**self.found, **_given()}
+        return {
+            **merged,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "TZ": "UTC",
+            "PYTHONUNBUFFERED": "1",
+            "RQ_REDIS_URL": merged["REDIS_URL"],
+        }
+
+    def _say_what_next(self) -> None:
+        for line in (
+            "at work; Ctrl-C ends everything. In another shell:",
+            "  ./nightdesk status                        what runs, how late, how old the prices are",
+            "  ./nightdesk alerts add BTCUSD above 1     an alert that fires at once",
+            *([f"  {self.found['MAILBOX_URL']}   the mails that were sent"] if "MAILBOX_URL" in self.found else []),
+            "  set -a; . .nightdesk/local.env; set +a    the addresses, for psql, rq info and others",
+        ):
+            self.desk.say("up", line)
+
+
+def _given() -> dict[str, str]:
+    """What the operator has set; not what an earlier run left in local.env. Empty is not set."""
+    return {name: value for name, value in {**dotenv(ROOT / ".env"), **os.environ}.items() if value}
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse to run twice in one project; the lock goes with the process, however it ends."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException("`nightdesk up` runs here already: stop it first (Ctrl-C)") from None
+        yield
+
+
+@contextmanager
+def _servers() -> Iterator[tuple[dict[str, str], list[servers.Server]]]:
+    """The addresses of PostgreSQL and Redis: those that are set, else of servers of our own."""
+    urls: dict[str, str] = {}
+    running: list[servers.Server] = []
+    makers: dict[str, Callable[[Path], servers.Server]] = {
+        "DATABASE_URL": servers.postgres,
+        "REDIS_URL": servers.valkey,
+    }
+    with ExitStack() as stack:
+        for variable, make in makers.items():
+            urls[variable] = _given().get(variable, "")
+            if not urls[variable]:
+                running.append(make(STATE))
+                urls[variable] = stack.enter_context(running[-1])
+        try:
+            yield urls, running
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # impatience must not leave the servers behind
+
+
+def _write_private(path: Path, variables: Mapping[str, str]) -> None:
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))

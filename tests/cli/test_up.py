@@ -1,0 +1,190 @@
+"""`nightdesk up` in a copy of the project with a small Procfile: from nothing to work, and back to nothing."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from cli import servers
+from cli.processes import identity
+from config import dotenv
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROCFILE = "release: ./nightdesk migrate\nlines: sh -c 'echo up $TZ $RQ_REDIS_URL; exec sleep 1000'\n"
+NOTHING_SET = {"DATABASE_URL": "", "REDIS_URL": "", "RQ_REDIS_URL": "", "PRIVATE_TARGETS": ""}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A clone of the project whose Procfile is small."""
+    folder = tmp_path / "project"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "bench"))
+    (folder / "Procfile").write_text(PROCFILE)
+    yield folder
+    if (folder / ".nightdesk/postgres.json").exists():
+        servers.postgres(folder / ".nightdesk").remove()
+
+
+@pytest.fixture
+def up(project, start):  # in this order: what runs ends before its folder goes
+    """`up("--workers", "2", NAME="value")` starts it."""
+
+    def run(*options, **environment):
+        return start("python", project / "nightdesk", "up", "--no-demo", *options, **{**NOTHING_SET, **environment})
+
+    return run
+
+
+def read_until(process, text):
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def ended(process, signal_number):
+    process.send_signal(signal_number)
+    output, _ = process.communicate(timeout=30)
+    return output
+
+
+def tables(url):
+    connection = psycopg2.connect(url)
+    try:
+        cursor = connection.cursor()
+        cursor.execute("select count(*) from information_schema.tables where table_schema = 'public'")
+        return cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+
+def running(pids):
+    return [pid for pid in pids if identity(pid)]
+
+
+def noted(project):
+    return [int(note.read_text().split()[0]) for note in (project / ".nightdesk").glob("*.pid")]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_it_starts_servers_migrates_runs_the_procfile_and_clears_up_at_a_signal(up, project, signal_number):
+    process = up()
+    said = "".join(read_until(process, "local.env"))
+    assert "release         | applied 0001_engine" in said
+    addresses = project / ".nightdesk/local.env"
+    assert stat.S_IMODE(addresses.stat().st_mode) == 0o600
+    assert tables(dotenv(addresses)["DATABASE_URL"]) > 5
+    said += "".join(read_until(process, "up UTC"))
+    assert f"lines           | up UTC {dotenv(addresses)['REDIS_URL']}" in said
+    pids = noted(project)
+    assert len(pids) == 3
+    ended(process, signal_number)
+    assert process.returncode == 0
+    assert not addresses.exists()
+    assert running(pids) == []
+    assert noted(project) == []
+
+
+def test_a_second_one_in_the_same_project_refuses(up):
+    first = up()
+    read_until(first, "at work")
+    second = up()
+    output, _ = second.communicate(timeout=20)
+    assert second.returncode == 1
+    assert "runs here already" in output
+    assert first.poll() is None
+
+
+def test_killed_with_kill_9_nothing_survives_and_the_next_start_keeps_the_data(up, project):
+    first = up()
+    read_until(first, "up UTC")
+    pids = noted(project)
+    first.kill()
+    deadline = time.monotonic() + 10
+    while running(pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = up()
+    assert "release         | the database is up to date" in "".join(read_until(second, "at work"))
+    ended(second, signal.SIGINT)
+
+
+def test_a_server_that_dies_is_started_again(up, project):
+    process = up()
+    read_until(process, "up UTC")
+    os.kill(int((project / ".nightdesk/valkey.pid").read_text().split()[0]), signal.SIGKILL)
+    read_until(process, "valkey          | has died: starting it again")
+    ended(process, signal.SIGINT)
+    assert process.returncode == 0
+
+
+def test_servers_that_are_set_are_used_and_none_is_started(up, project, postgres, valkey):
+    process = up(DATABASE_URL=postgres.url, REDIS_URL=valkey.url)
+    said = read_until(process, "up UTC")
+    assert valkey.url in said[-1]
+    assert not list((project / ".nightdesk").glob("postgres*"))
+    ended(process, signal.SIGINT)
+    assert postgres.alive()
+    assert valkey.alive()
+
+
+def test_settings_in_dotenv_reach_the_programs_and_the_environment_goes_before_them(up, project):
+    (project / "Procfile").write_text("lines: sh -c 'echo up $CONTACT $MAIL_FROM; exec sleep 1000'\n")
+    (project / ".env").write_text("CONTACT=file@example.org\nMAIL_FROM=file@example.org\n")
+    process = up(MAIL_FROM="environment@example.org")
+    assert "up file@example.org environment@example.org" in read_until(process, "lines           |")[-1]
+    ended(process, signal.SIGINT)
+
+
+def test_a_release_step_that_fails_starts_nothing(up, project):
+    (project / "Procfile").write_text("release: false\nlines: echo started\n")
+    process = up()
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "failed with code 1: nothing was started" in output
+    assert "started\n" not in output.replace("nothing was started", "")
+
+
+def test_several_workers_are_told_apart(up, project):
+    (project / "Procfile").write_text("worker: sh -c 'echo hello; exec sleep 1000'\n")
+    process = up("--workers", "2")
+    said = "".join(read_until(process, "hello") + read_until(process, "hello"))
+    assert "worker.1        | hello" in said
+    assert "worker.2        | hello" in said
+    ended(process, signal.SIGINT)
+
+
+def test_a_wrong_setting_stops_the_start_with_its_name(up):
+    process = up(QUOTE_TTL="soon")
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert output.startswith("nightdesk: QUOTE_TTL: 'soon' is not a duration above zero")
+    assert "Traceback" not in output
+
+
+def test_the_help_lists_every_command_without_importing_it(nightdesk):
+    from cli.main import COMMANDS, summary
+
+    shown = nightdesk("--help")
+    assert shown.returncode == 0
+    for name, place in COMMANDS.items():
+        assert name in shown.stdout
+        assert summary(place)
+    code = "import sys; from cli.main import main\ntry: main()\nfinally: sys.exit('peewee' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_a_database_that_is_away_is_one_line(nightdesk):
+    done = nightdesk("migrate", DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nightdesk: ")
+    assert "Traceback" not in done.stderr
