@@ -12,7 +12,7 @@ from typing import Any
 KINDS = ("crypto", "fx", "metal", "stock", "index", "other")
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._:-]{0,23}")
 HIGHEST = Decimal("1e15")  # above this a "price" is a time stamp or a lost decimal point
-CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a provider's clock may be
+AHEAD = timedelta(minutes=15)  # clocks differ, and fixings bear the time for which they are planned
 
 # How old the newest price of a healthy source gets, from what each publishes; an operator's own limit on an
 # instrument goes before it. The ECB fixes on working days at 16:00, so Easter alone makes five days.
@@ -46,7 +46,7 @@ def doubt(price: Price, received_at: datetime) -> str | None:
         return f"{price.source}: the price of {price.symbol} is {price.price}, not a number"
     if not 0 < price.price < HIGHEST:
         return f"{price.source}: the price of {price.symbol} is {price.price}, not above 0 and below {HIGHEST}"
-    if price.happened_at > received_at + CLOCK_SKEW:
+    if price.happened_at > received_at + AHEAD:
         return f"{price.source}: the price of {price.symbol} is of {price.happened_at.isoformat()}, in the future"
     return None
 

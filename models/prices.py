@@ -121,7 +121,8 @@ with seen as materialized (
     previous_received_at = case when n.changed then q.received_at else q.previous_received_at end,
     error = null, failing_since = null
   from newer n where q.symbol = n.symbol
-  returning q.symbol, q.price, q.previous, q.happened_at, q.received_at, q.source, q.state, n.was, n.changed
+  returning q.symbol, q.price, q.previous, q.happened_at, q.received_at, q.source, q.state, q.reason,
+            n.was, n.changed
 ), appended as (
   insert into tick (symbol, happened_at, received_at, price, previous, source, fresh)
   select symbol, happened_at, received_at, price, previous, source, state = 'fresh' from written

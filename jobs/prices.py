@@ -1,0 +1,57 @@
+"""Prices: the newest quote of every instrument, each observation as a tick, and their cleaning up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from json import dumps
+
+import clients.prices
+import config
+import db
+import events
+from domain.failures import Rejected
+from domain.prices import believable, snapshot
+from models import partitions, prices
+from queues import DEFAULT, LOW, job
+
+CACHE_KEY = "nightdesk:quote:{}"  # JSON of domain.prices.snapshot; gone after QUOTE_TTL without a sync
+
+
+@job(DEFAULT, timeout=30)
+def sync_prices(due_at: datetime) -> dict[str, int]:
+    """Fetch the newest price of every instrument; one that fails costs only itself."""
+    fetched, failures = clients.prices.fetch(prices.active_instruments())
+    received_at = datetime.now(UTC)  # the answers' time, however late the run is
+    seen, doubts = believable(fetched, received_at)
+    failed = {**failures, **{symbol: Rejected(reason) for symbol, reason in doubts.items()}}
+    with db.transaction():
+        written, turned = prices.record(seen, failed, received_at)
+        for state in {quote["state"] for quote in turned}:
+            symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
+            events.publish(f"prices.{state}", {"symbols": symbols})
+    changed = {quote["symbol"] for quote in written if quote["changed"]}
+    show(changed, received_at)
+    return {"written": len(written), "changed": len(changed), "failed": len(failed), "turned": len(turned)}
+
+
+def show(changed: set[str], now: datetime) -> None:
+    """Put every quote into the cache in one go, and tell whoever listens of those whose price is another one."""
+    pipeline = db.redis().pipeline(transaction=False)
+    quotes = [snapshot(quote) for quote in prices.quotes(now)]
+    for quote in quotes:
+        pipeline.set(CACHE_KEY.format(quote["symbol"]), dumps(quote), px=int(config.settings.quote_ttl * 1000))
+    pipeline.execute()
+    for quote in quotes:
+        if quote["symbol"] in changed:
+            events.broadcast("quote", quote)
+
+
+@job(LOW, timeout=300)
+def prune_prices(due_at: datetime) -> dict[str, int]:
+    """Make room for the ticks of the coming week and drop those that are older than TICK_DAYS."""
+    strays = partitions.rescue_strays("tick")
+    made = partitions.make_ahead("tick")
+    dropped = partitions.drop_older("tick", due_at - timedelta(days=config.settings.tick_days))
+    if strays:  # somebody must ask why this job did not run for a week
+        events.publish("partitions.strays", {"table": "tick", "rows": strays})
+    return {"made": made, "dropped": dropped, "strays": strays}
