@@ -93,6 +93,8 @@ class Settings:
     )
     timezone: ZoneInfo = setting("NIGHTDESK_TZ", "UTC", "the zone in which the commands show times", zone)
     code_version: str = setting("CODE_VERSION", "", "recorded with each run; Render's and Heroku's own are found")
+    run_days: int = setting("RUN_DAYS", "90", "days for which run history is kept", whole)
+    event_days: int = setting("EVENT_DAYS", "30", "days for which events are kept: how far a client can resume", whole)
     worker_memory_mb: int = setting("WORKER_MEMORY_MB", "200", "a work-horse above this is replaced", whole)
     shutdown_grace: float = setting(
         "SHUTDOWN_GRACE", "25s", "time for running jobs at SIGTERM; Render and Heroku kill after 30 s", seconds

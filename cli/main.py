@@ -13,6 +13,15 @@ import click
 COMMANDS = {
     "up": "cli.up:up",
     "migrate": "cli.migrate:migrate",
+    "status": "cli.status:status",
+    "schedule": "cli.schedule:schedule",
+    "run": "cli.schedule:run",
+    "pause": "cli.schedule:pause",
+    "resume": "cli.schedule:resume",
+    "cadence": "cli.schedule:cadence_",
+    "simulate": "cli.schedule:simulate",
+    "dead": "cli.dead:dead",
+    "doctor": "cli.doctor:doctor",
 }
 
 

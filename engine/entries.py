@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import db
 import queues
 from config import WrongSetting, settings
 from domain.cadence import Cadence, Every, cadence, every, stable_stagger
 from engine import steps
+from models import runs
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -69,7 +71,6 @@ class Entry:
             when, source = cadence(override["cadence"]), "operator"
         spec = self.spec
         text = ", ".join([*(repr(a) for a in self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())])
-        limits = [[f"entry:{self.id}", 1], *([list(spec.limit)] if spec.limit else [])]
         return {
             "cadence": str(when),
             "source": source,
@@ -80,11 +81,17 @@ class Entry:
             "queue": spec.queue,
             "timeout": str(spec.timeout),
             "tries": str(spec.tries),
-            "limits": json.dumps(limits),
+            "limits": limits_of(spec, self.id),
             "misfire": self.misfire,
             "overlap": self.overlap,
             "summary": spec.summary,
         }
+
+
+def limits_of(spec: queues.Job, entry: str | None) -> str:
+    """The limits that a run is under, as take.lua reads them: its entry's own (overlap) and its job's."""
+    limits = [[f"entry:{entry}", 1]] if entry else []
+    return json.dumps([*limits, *([list(spec.limit)] if spec.limit else [])])
 
 
 def check(schedule: Sequence[Entry]) -> None:
@@ -150,3 +157,54 @@ def load(redis: Redis, ids: Sequence[str] | None = None) -> list[State]:
             when = None
         states.append(State(entry, int(fields["due"]), int(fields["version"]), when, fields))
     return states
+
+
+KEEP = object()  # leave this part of an override as it is
+
+
+def override(
+    redis: Redis, entry: Entry, who: str, action: str, *, cadence: str | None | object = KEEP, paused: bool | object = KEEP
+) -> dict[str, Any]:
+    """An operator's change: a row with its audit row in one transaction, then with its version into Redis.
+
+    Should this process die in between, a scheduler brings it to Redis within a minute.
+    """
+    seconds, micros = redis.time()  # type: ignore[misc]
+    with db.transaction():
+        before = db.maps("select cadence, paused from entry where name = %s", entry.id)
+        now = before[0] if before else {"cadence": None, "paused": False}
+        row = runs.override(
+            entry.id,
+            who,
+            action,
+            now["cadence"] if cadence is KEEP else cadence,  # type: ignore[arg-type]
+            now["paused"] if paused is KEEP else bool(paused),
+            seconds * 1000 + micros // 1000,
+        )
+    row["last_due_at"] = None  # a new cadence counts from now on
+    steps.declare(redis, [declaration(entry, row, steps.instant(seconds * 1000))])
+    return row
+
+
+def retry(redis: Redis, letters: Sequence[dict[str, Any]]) -> None:
+    """Enqueue dead letters again, in the transaction that settles them: none is lost, their due time stays."""
+    for letter in letters:
+        spec = queues.registry.get(letter["job"])
+        with redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(f"rq:failed:{letter['queue']}", letter["run_id"])
+            pipe.delete(f"rq:results:{letter['run_id']}", f"rq:job:{letter['run_id']}")
+            pipe.execute()
+        steps.enqueue(
+            redis,
+            letter["job"],
+            letter["queue"],
+            run_id=letter["run_id"],
+            args=tuple(letter["arguments"].get("args", ())),
+            kwargs=letter["arguments"].get("kwargs", {}),
+            due=steps.milliseconds(letter["due_at"]),
+            entry=letter["entry"],
+            timeout=spec.timeout if spec else 60,
+            tries=spec.tries if spec else 1,
+            limits=limits_of(spec, None) if spec else "",
+            attempt=letter["attempt"],
+        )

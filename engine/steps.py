@@ -26,6 +26,7 @@ SCHEDULE = "nightdesk:schedule"
 WORKERS = "nightdesk:workers"
 ENTRIES = "nightdesk:entries"
 ENTRY = "nightdesk:entry:"
+SCHEDULERS = "nightdesk:schedulers"  # zset: name and when it last looked, ms
 SCHEDULED = "rq:scheduler:scheduled_jobs"
 NO_WRITES = ("OOM", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "command not allowed when used memory")
 LARGEST_PAYLOAD = 262_144  # bytes; the same figure stands in take.lua

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from json import dumps
+from typing import Any
+
 from peewee import BigIntegerField, BooleanField, CompositeKey, IntegerField, TextField
 from playhouse.postgres_ext import BinaryJSONField
 
@@ -127,3 +131,80 @@ def seconds_since_last_due() -> float | None:
     """How long ago the latest recorded due time of any entry was; None where none is recorded."""
     (seconds,) = db.rows("select extract(epoch from clock_timestamp() - max(last_due_at)) from entry")[0]
     return None if seconds is None else float(seconds)
+
+
+def latest() -> list[dict[str, Any]]:
+    """For each entry its latest attempt and when it last went well."""
+    return db.maps(
+        """
+        select e.name as entry, e.paused, e.cadence as override, r.due_at, r.started_at, r.ended_at, r.outcome, r.attempt,
+               r.counts, r.error, r.worker, good.ended_at as last_good_at
+        from entry e
+        left join lateral (select * from run where run.entry = e.name order by ended_at desc limit 1) r on true
+        left join lateral (select ended_at from run where run.entry = e.name and outcome = 'ok'
+                           order by ended_at desc limit 1) good on true
+        order by e.name
+        """
+    )
+
+
+def of_entry(entry: str, limit: int) -> list[dict[str, Any]]:
+    """The latest attempts of one entry, newest first."""
+    return db.maps("select * from run where entry = %s order by ended_at desc limit %s", entry, limit)
+
+
+def skips(since: datetime) -> list[dict[str, Any]]:
+    """Due times that did not run since `since`, newest first."""
+    return db.maps("select * from skip where last_due_at >= %s order by last_due_at desc limit 200", since)
+
+
+def dead_groups() -> list[dict[str, Any]]:
+    """Open dead letters, grouped by the error's fingerprint."""
+    return db.maps(
+        """
+        select fingerprint, count(*)::int as letters, array_agg(distinct entry order by entry) as entries,
+               min(ended_at) as first_at, max(ended_at) as last_at, (array_agg(error order by ended_at desc))[1] as error
+        from run where dead and settled_at is null group by fingerprint order by max(ended_at) desc
+        """
+    )
+
+
+def settle(fingerprint: str | None, run_ids: list[str]) -> list[dict[str, Any]]:
+    """Close dead letters of a group or by run id in the open transaction; returns the rows that were open."""
+    return db.maps(
+        """
+        update run set settled_at = now()
+        where dead and settled_at is null and (fingerprint = %s or run_id = any(%s))
+        returning entry, due_at, attempt, run_id, job, queue, arguments, fingerprint
+        """,
+        fingerprint,
+        run_ids,
+    )
+
+
+def override(
+    name: str, who: str, action: str, cadence: str | None, paused: bool, version: int
+) -> dict[str, Any]:
+    """Store an operator's override with its audit row in the open transaction; returns the row as it is now."""
+    db.rows("insert into entry (name) values (%s) on conflict do nothing", name)
+    (old,) = db.maps("select cadence, paused, version from entry where name = %s for update", name)
+    (new,) = db.maps(
+        """
+        update entry set cadence = %s, paused = %s, version = greatest(%s, version + 1) where name = %s
+        returning name, cadence, paused, version, last_due_at
+        """,
+        cadence,
+        paused,
+        version,
+        name,
+    )
+    audit(who, action, name, {k: old[k] for k in ("cadence", "paused")}, {k: new[k] for k in ("cadence", "paused")})
+    return new
+
+
+def audit(who: str, action: str, target: str, old: Any = None, new: Any = None) -> None:
+    """Who changed what, in the transaction of the change."""
+    db.rows(
+        "insert into audit (who, action, target, old, new) values (%s, %s, %s, %s, %s)",
+        who, action, target, dumps(old, default=str), dumps(new, default=str),
+    )  # fmt: skip

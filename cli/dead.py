@@ -1,0 +1,63 @@
+"""`nightdesk dead`: runs that nothing will try again by itself, grouped by their error."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+import db
+from cli.output import json_option, show
+from engine import entries
+from models import runs
+
+who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
+
+
+@click.group()
+def dead() -> None:
+    """List dead letters by error, retry or discard a group or single runs."""
+
+
+@dead.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """Show the open dead letters, one line per error."""
+    columns = {
+        "fingerprint": "fingerprint", "letters": "letters", "entries": "entries", "first_at": "first",
+        "last_at": "last", "error": "error",
+    }  # fmt: skip
+    with db.database.connection_context():
+        show("Dead letters", columns, runs.dead_groups(), as_json=as_json)
+
+
+@dead.command()
+@click.argument("which", nargs=-1, required=True)
+@who_option
+def retry(which: tuple[str, ...], who: str) -> None:
+    """Enqueue them again with their arguments and due time. WHICH: a fingerprint, or run ids."""
+    import queues
+
+    queues.load_jobs()
+    with db.database.connection_context(), db.transaction():
+        letters = _settle(which, who, "retry")
+        entries.retry(db.redis(), letters)
+    click.echo(f"{len(letters)} run(s) are queued again")
+
+
+@dead.command()
+@click.argument("which", nargs=-1, required=True)
+@who_option
+def discard(which: tuple[str, ...], who: str) -> None:
+    """Close them without another try. WHICH: a fingerprint, or run ids."""
+    with db.database.connection_context(), db.transaction():
+        letters = _settle(which, who, "discard")
+    click.echo(f"{len(letters)} run(s) are closed")
+
+
+def _settle(which: tuple[str, ...], who: str, action: str) -> list[dict[str, object]]:
+    letters = [letter for word in which for letter in runs.settle(word, [word])]
+    if not letters:
+        raise click.ClickException(f"no open dead letter is called {', '.join(which)}: see `nightdesk dead list`")
+    runs.audit(who, action, ", ".join(which), None, {"runs": [letter["run_id"] for letter in letters]})
+    return letters

@@ -1,0 +1,225 @@
+"""`nightdesk schedule`, `cadence`, `pause`, `resume`, `run`, `simulate`: what runs when, and who says so."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+
+import db
+from cli.output import json_option, show, span, when
+from config import settings
+from domain.cadence import Cadence, cadence
+from engine import entries, steps
+
+who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
+
+
+@click.command()
+@click.option("--next", "count", default=3, show_default=True, help="How many next runs to show.")
+@click.option("--tz", "zone", type=ZoneInfo, default=None, help="Show times in this zone instead of NIGHTDESK_TZ.")
+@json_option
+def schedule(count: int, zone: ZoneInfo | None, as_json: bool) -> None:
+    """Show every entry: cadence, which override holds, next runs (‡ marks a day on which the clock changes)."""
+    zone = zone or settings.timezone
+    rows = [_row(state, count, zone) for state in entries.load(db.redis())]
+    show(f"Schedule, times in {zone.key}", COLUMNS, rows, as_json=as_json)
+
+
+COLUMNS = {
+    "entry": "entry", "cadence": "cadence", "holds": "holds", "next": "next runs", "queue": "queue",
+    "misfire": "misfire", "overlap": "overlap", "summary": "what it does",
+}  # fmt: skip
+
+
+def _row(state: entries.State, count: int, zone: ZoneInfo) -> dict[str, Any]:
+    f, due = state.fields, state.due_at
+    runs = [due]
+    while state.cadence and len(runs) < count:
+        runs.append(state.cadence.after(runs[-1]))
+    paused = f["paused"] == "1"
+    return {
+        "entry": state.id,
+        "cadence": f["cadence"],
+        "holds": f["source"] + (" (paused)" if paused else ""),
+        "declared": f["declared"],
+        "paused": paused,
+        "next": "paused" if paused else [_local(run, zone) for run in runs],
+        "queue": f["queue"],
+        "misfire": f["misfire"],
+        "overlap": f["overlap"],
+        "summary": f["summary"],
+        "dim": paused,
+    }
+
+
+def _local(instant: datetime, zone: ZoneInfo) -> str:
+    local = instant.astimezone(zone)
+    text = local.strftime("%H:%M:%S" if local.date() == datetime.now(zone).date() else "%a %d %b %H:%M:%S")
+    return text + (" ‡" if clock_changes(instant, zone) else "")
+
+
+def clock_changes(instant: datetime, zone: ZoneInfo) -> bool:
+    """Whether the zone's clock is put forward or back on that local day."""
+    day = instant.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    return day.replace(tzinfo=zone).utcoffset() != (day + timedelta(days=1)).replace(tzinfo=zone).utcoffset()
+
+
+def _find(name: str) -> entries.Entry:
+    from scheduler import SCHEDULE
+
+    for entry in SCHEDULE:
+        if entry.id == name:
+            return entry
+    raise click.ClickException(f"no schedule entry {name!r}: one of {', '.join(sorted(e.id for e in SCHEDULE))}")
+
+
+@click.command()
+@click.argument("entry")
+@who_option
+def pause(entry: str, who: str) -> None:
+    """Pause an entry: its due times pass, recorded as skipped, until `resume`. Survives restarts and deploys."""
+    entries.override(db.redis(), _find(entry), who, "pause", paused=True)
+    click.echo(f"{entry} is paused")
+
+
+@click.command()
+@click.argument("entry")
+@who_option
+def resume(entry: str, who: str) -> None:
+    """Resume a paused entry at its next due time."""
+    entries.override(db.redis(), _find(entry), who, "resume", paused=False)
+    click.echo(f"{entry} goes on")
+
+
+@click.command("cadence")
+@click.argument("entry")
+@click.argument("text", required=False)
+@click.option("--reset", is_flag=True, help="Go back to what environment and code say.")
+@who_option
+def cadence_(entry: str, text: str | None, reset: bool, who: str) -> None:
+    """Change an entry's cadence at run time: `nightdesk cadence sync_prices "every 10s"`, or `--reset`."""
+    if bool(text) == reset:
+        raise click.UsageError("give a cadence such as `every 10s` or `cron 0 1 * * * Europe/London`, or --reset")
+    try:
+        wanted = str(cadence(text)) if text else None
+    except ValueError as wrong:
+        raise click.ClickException(str(wrong)) from None
+    found = _find(entry)
+    entries.override(db.redis(), found, who, "cadence", cadence=wanted)
+    click.echo(f"{entry}: {wanted or found.declared()[0]}")
+
+
+@click.command()
+@click.argument("job")
+@click.argument("arguments", nargs=-1)
+@click.option("--wait", is_flag=True, help="Wait for the end and show it; exit 1 unless it is ok.")
+@who_option
+def run(job: str, arguments: tuple[str, ...], wait: bool, who: str) -> None:
+    """Run a schedule entry or any job now, on a worker: `nightdesk run sync_prices`, `nightdesk run JOB 5 key=value`."""
+    import queues
+    from models import runs
+    from scheduler import SCHEDULE
+
+    entry = next((e for e in SCHEDULE if e.id == job), None)
+    try:
+        spec = entry.spec if entry else queues.find_job(job)
+    except LookupError as wrong:
+        raise click.ClickException(str(wrong)) from None
+    args, kwargs = _arguments(arguments) if arguments or not entry else (entry.args, entry.kwargs)
+    seconds, micros = db.redis().time()  # type: ignore[misc]
+    now = seconds * 1000 + micros // 1000
+    name = entry.id if entry else spec.name
+    limits = entries.limits_of(spec, entry.id if entry else None)
+    run_id = f"{name}-now-{now}-{micros % 1000:03d}"
+    with db.database.connection_context():
+        runs.audit(who, "run", name, None, {"run_id": run_id, "args": args, "kwargs": kwargs})
+    steps.enqueue(
+        db.redis(), spec.path, spec.queue, run_id=run_id, args=args, kwargs=kwargs, due=now, entry=name,
+        timeout=spec.timeout, tries=spec.tries, limits=limits,
+    )  # fmt: skip
+    click.echo(f"{run_id} is queued on {spec.queue}")
+    if wait:
+        _wait(run_id)
+
+
+def _arguments(words: tuple[str, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`5 name=EURUSD` as arguments; each value as JSON where it is JSON, else as text."""
+    import json
+
+    def value(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    named = [w.partition("=") for w in words if "=" in w]
+    return tuple(value(w) for w in words if "=" not in w), {name: value(text) for name, _, text in named}
+
+
+def _wait(run_id: str) -> None:
+    last: dict[str, Any] = {}
+    with db.database.connection_context():
+        while True:
+            found = db.maps("select * from run where run_id = %s order by attempt desc limit 1", run_id)
+            if found and found[0] != last:
+                last = found[0]
+                took = last["ended_at"] - (last["started_at"] or last["ended_at"])
+                click.echo(
+                    f"{when(last['ended_at'])} attempt {last['attempt']}: {last['outcome']} in {span(took)} "
+                    f"{last['counts'] or ''} {last['error'] or ''}".rstrip()
+                )
+            if last and last["outcome"] in ("ok", "failed", "refused"):
+                raise SystemExit(0 if last["outcome"] == "ok" else 1)
+            time.sleep(0.2)
+
+
+@click.command()
+@click.option("--days", default=7, show_default=True, type=click.IntRange(1, 3660), help="How far to go.")
+@click.option("--from", "start", default=None, help="First day, as 2026-10-24; today by default.")
+@json_option
+def simulate(days: int, start: str | None, as_json: bool) -> None:
+    """Play the whole schedule on a virtual clock: runs per entry, the busiest second, the days the clock changes."""
+    from scheduler import SCHEDULE
+
+    first = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else datetime.now(UTC)
+    first = first.replace(hour=0, minute=0, second=0, microsecond=0)
+    rows, load = [], Counter[int]()
+    for entry in SCHEDULE:
+        when_, source = entry.declared()
+        due = due_times(when_, first, first + timedelta(days=days))
+        load.update(int(d.timestamp()) for d in due)
+        zone = getattr(when_, "zone", None)
+        rows.append(
+            {
+                "entry": entry.id,
+                "cadence": str(when_),
+                "holds": source,
+                "queue": entry.spec.queue,
+                "runs": len(due),
+                "first": due[0] if due else None,
+                "last": due[-1] if due else None,
+                "changes": [when(d) for d in due if zone and clock_changes(d, zone)],
+            }
+        )
+    columns = {k: k for k in ("entry", "cadence", "holds", "queue", "runs", "first", "last")}
+    show(f"{days} days from {first.date()}", {**columns, "changes": "on a day of clock change"}, rows, as_json=as_json)
+    if load and not as_json:
+        second, most = load.most_common(1)[0]
+        click.echo(
+            f"{load.total()} runs; the busiest second is {when(datetime.fromtimestamp(second, UTC))} with {most}"
+        )
+
+
+def due_times(when_: Cadence, first: datetime, end: datetime) -> list[datetime]:
+    """Every due time from `first` on and before `end`."""
+    due, found = when_.after(first - timedelta(milliseconds=1)), []
+    while due < end:
+        found.append(due)
+        due = when_.after(due)
+    return found
