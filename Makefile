@@ -22,7 +22,8 @@ lint: install
 check: test lint
 
 bench: .venv/bench
-	@for script in $(filter-out bench/chaos_%,$(wildcard bench/*.py)); do $(BIN)/python $$script || exit 1; done
+	@for script in $$(grep -l __main__ bench/*.py | grep -v /chaos_); do \
+		$(BIN)/python -m $$(echo $${script%.py} | tr / .) || exit 1; done
 
 format: install
 	@$(BIN)/ruff format .

@@ -60,8 +60,8 @@ class Supervisor:
         )
         processes.remember(self.notes, program.name, process.pid)
         relay = asyncio.create_task(self._relay(program, process))
-        while (code := process.poll()) is None:
-            await asyncio.sleep(LOOK_SECONDS)  # noqa: ASYNC110 - asyncio's own wait() waits for the pipe as well
+        while (code := process.poll()) is None:  # noqa: ASYNC110 - asyncio's own waits for the pipe as well
+            await asyncio.sleep(LOOK_SECONDS)
         processes.signal_group(process.pid, signal.SIGKILL)  # what it left behind must not work beside its successor
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(relay, 1)

@@ -63,6 +63,13 @@ def _programs() -> Path | None:
     return programs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m database` selects what talks to PostgreSQL."""
+    for item in items:
+        if "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker("database")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop what was started and leave nothing behind, after Ctrl-C too."""
     for key in (_VALKEY, _POSTGRES):

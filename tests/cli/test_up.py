@@ -12,8 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from cli import servers
-from cli.processes import identity
+from cli import processes, servers
 from config import dotenv
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -28,6 +27,7 @@ def project(tmp_path):
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "bench"))
     (folder / "Procfile").write_text(PROCFILE)
     yield folder
+    processes.stop_leftovers(folder / ".nightdesk")
     if (folder / ".nightdesk/postgres.json").exists():
         servers.postgres(folder / ".nightdesk").remove()
 
@@ -68,7 +68,7 @@ def tables(url):
 
 
 def running(pids):
-    return [pid for pid in pids if identity(pid)]
+    return [pid for pid in pids if processes.identity(pid)]
 
 
 def noted(project):
