@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peewee import Model, PostgresqlDatabase
 from playhouse.db_url import parse
@@ -57,6 +57,8 @@ database = Database(None)
 
 class BaseModel(Model):
     """A table that migrations own; the model only maps it."""
+
+    app_may: ClassVar[str] = ""  # what the served app may do, as SQL privileges: the contract is made from it
 
     class Meta:
         database = database

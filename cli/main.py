@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": "cli.schedule:simulate",
     "dead": "cli.dead:dead",
     "doctor": "cli.doctor:doctor",
+    "docs": "cli.docs:docs",
 }
 
 

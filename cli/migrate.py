@@ -21,8 +21,26 @@ def migrate() -> None:
         db.rows("set lock_timeout = '10s'")
         applied = Runner(db.database, str(ROOT / "migrations")).up()
         click.echo(f"applied {', '.join(applied)}" if applied else "the database is up to date")
+        grant()
         touched = reconcile()
         click.echo(f"schedule: {', '.join(touched)}" if touched else "the schedule is up to date")
+
+
+def grant() -> None:
+    """Let the served app's role do what the contract says and no more; without the right to make roles, say so."""
+    from cli.docs import models
+
+    ((may_make_roles,),) = db.rows("select rolsuper or rolcreaterole from pg_roles where rolname = current_user")
+    if not db.rows("select from pg_roles where rolname = 'nightdesk_app'"):
+        if not may_make_roles:
+            click.echo("role nightdesk_app: this user may not make roles; the app can use this one")
+            return
+        db.rows("create role nightdesk_app nologin")
+    with db.transaction():
+        db.rows("revoke all on all tables in schema public from nightdesk_app")
+        for model in models():
+            if model.app_may:
+                db.rows(f"grant {model.app_may} on {model._meta.table_name} to nightdesk_app")  # type: ignore[attr-defined]
 
 
 def reconcile() -> list[str]:

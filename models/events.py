@@ -19,7 +19,13 @@ class Position(NamedTuple):
 
 
 class Event(db.BaseModel):
-    """A fact that something happened: a trigger, an expiry, a credit, a failed run."""
+    """A fact that something happened: a trigger, an expiry, a credit, a failed run.
+
+    Ordered by `(xid, id)`, never by `id` or `created_at` alone; read only rows whose `xid` is older than
+    `pg_snapshot_xmin(pg_current_snapshot())`, or rows that commit late are lost. Kept EVENT_DAYS.
+    """
+
+    app_may = "select"
 
     id = BigIntegerField()
     xid = Xid8Field()
