@@ -81,6 +81,14 @@ def url(*schemes: str) -> Callable[[str], str]:
 web = url("https", "http")
 
 
+def channel_names(text: str) -> tuple[str, ...]:
+    """Names of delivery channels with commas between."""
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if set(names) - {"email", "console"}:
+        raise ValueError("a list of email, console")
+    return names
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Every setting; `docs/` and `.env.example` are generated from this class."""
@@ -118,6 +126,12 @@ class Settings:
         "SMTP_URL", "", "mail server, as smtp://user:password@host:587 or smtps://…:465", url("smtp", "smtps"), secret=True
     )
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails")
+    channels: tuple[str, ...] = setting(
+        "CHANNELS", "email,console", "how notifications are delivered, besides in the app: email, console", channel_names
+    )
+    operator_email: str = setting(
+        "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those added by `nightdesk alerts add` without --user"
+    )
 
     # cadences: any JOB_NAME_INTERVAL, see `nightdesk schedule`
     intervals: Mapping[str, float] = field(default_factory=dict)

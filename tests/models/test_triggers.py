@@ -1,0 +1,345 @@
+"""Alerts fire on what the ticks since the last check have reached: once, with the first price that did it."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from threading import Barrier, Thread
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peewee import PeeweeException
+
+import db
+from domain.alerts import Rule, first_watch, true_at_once
+from domain.prices import Price
+from models import prices, triggers
+from models.alerts import alerts, create_alert, remove_alert, user_with
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+CHANNELS = ("email", "console")
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def tick(second: int, value: str | int, symbol: str = "BTCUSD", late: int = 0) -> None:
+    """A price of that second; `late` seconds old when it came."""
+    prices.record([Price(symbol, Decimal(value), at(second), "binance")], {}, at(second + late))
+
+
+def add(
+    kind: str,
+    level: str | int,
+    direction: str | None = None,
+    symbol: str = "BTCUSD",
+    second: int = 0,
+    by: str = "a@b.c",
+) -> int:
+    rule = Rule(kind, Decimal(level), direction)
+    return create_alert(user_with(by), symbol, rule, CHANNELS, at(second)).id
+
+
+def check() -> int:
+    return sum(batch.fired for batch in triggers.fire_reached(CHANNELS))
+
+
+def fired() -> list[tuple[int, Decimal, float]]:
+    """(alert, price, second), in order of time."""
+    found = db.rows("select alert_id, price, happened_at from alert_trigger order by happened_at, alert_id")
+    return [(alert, price, (happened_at - NOW).total_seconds()) for alert, price, happened_at in found]
+
+
+def test_an_alert_fires_when_its_level_is_reached_and_not_before(database):
+    tick(0, 97000)
+    alert = add("above", 97100)
+    tick(5, "97099.99")
+    assert check() == 0
+    tick(10, "97100.00")
+    assert check() == 1
+    assert fired() == [(alert, Decimal("97100.00"), 10)]
+
+
+def test_other_symbols_and_levels_are_left_alone(database):
+    tick(0, 97000)
+    tick(0, "4165.2", "XAUUSD")
+    add("above", 98000)
+    add("above", 5000, symbol="XAUUSD")
+    add("below", 4000, symbol="XAUUSD")
+    tick(5, 97500)
+    assert check() == 0
+    assert db.rows("select count(*) from alert_watch") == [(3,)]
+
+
+def test_a_spike_between_two_checks_fires_with_its_own_time_and_price(database):
+    tick(0, 97000)
+    alert = add("above", 97500)
+    for second, value in ((5, 97100), (10, 97600), (15, 98000), (20, 97000)):
+        tick(second, value)
+    assert check() == 1
+    assert fired() == [(alert, Decimal(97600), 10)]
+
+
+def test_a_firing_writes_trigger_count_notification_deliveries_and_event_together(database):
+    tick(0, 97000)
+    alert = add("below", "96500.5")
+    tick(5, 96400)
+    check()
+    ((trigger, *inputs),) = db.rows(
+        "select id, number, price, previous, happened_at, received_at, source, rule from alert_trigger"
+    )
+    assert inputs[:3] == [1, 96400, 97000]
+    assert inputs[3:6] == [at(5), at(5), "binance"]
+    assert inputs[6] == {"kind": "below", "level": 96500.5}
+    assert db.rows("select status, trigger_count, last_triggered_at from alert") == [("triggered", 1, at(5))]
+    assert db.rows("select count(*) from alert_watch") == [(0,)]
+    ((notification, title),) = db.rows("select id, title from notification where trigger_id = %s", trigger)
+    assert title == "BTCUSD is at 96400, below 96500.5"
+    assert db.rows("select notification_id, channel, target, state from delivery order by channel") == [
+        (notification, "console", "a@b.c", "pending"),
+        (notification, "email", "a@b.c", "pending"),
+    ]
+    ((topic, payload),) = db.rows("select topic, payload from event")
+    assert (topic, payload["alert_id"], payload["trigger_id"]) == ("alert.triggered", alert, trigger)
+    assert payload["title"] == title
+
+
+def test_a_firing_that_cannot_be_written_whole_is_not_written_at_all(database):
+    tick(0, 97000)
+    add("above", 97500)
+    tick(5, 97600)
+    with pytest.raises(PeeweeException):
+        list(triggers.fire_reached(["pigeon"]))  # no such channel: the delivery is refused
+    assert fired() == []
+    assert check() == 1
+
+
+def test_a_user_without_an_address_gets_no_mail_but_the_rest(database):
+    ((user,),) = db.rows("insert into app_user (external_id) values ('app-7') returning id")
+    tick(0, 97000)
+    create_alert(user, "BTCUSD", Rule("above", Decimal(1)), CHANNELS, at(0))
+    assert db.rows("select channel, target from delivery") == [("console", "app-7")]
+
+
+def test_twice_is_the_same_as_once(database):
+    tick(0, 97000)
+    add("above", 97500)
+    tick(5, 97600)
+    assert (check(), check()) == (1, 0)
+    tick(10, 97000), tick(15, 97700)
+    assert check() == 0
+    assert len(fired()) == 1
+
+
+def test_a_check_with_nothing_new_writes_nothing(database):
+    tick(0, 97000)
+    check()
+    before = db.rows("select xmin::text, * from reader_position")
+    assert check() == 0
+    assert db.rows("select xmin::text, * from reader_position") == before
+
+
+def test_a_level_rule_that_is_already_true_fires_when_it_is_made(database):
+    tick(0, 97000)
+    created = create_alert(user_with("a@b.c"), "BTCUSD", Rule("above", Decimal(97000)), CHANNELS, at(1))
+    assert created.fired
+    assert fired() == [(created.id, 97000, 0)]
+    assert db.rows("select count(*) from notification") == [(1,)]
+    assert check() == 0
+
+
+def test_a_stale_price_fires_nothing_neither_at_creation_nor_as_a_tick(database):
+    tick(0, 97000)
+    alert = add("above", 90000, second=61)
+    assert fired() == []
+    tick(100, 97000, late=70)
+    assert check() == 0
+    tick(200, 97000)
+    assert check() == 1
+    assert fired() == [(alert, 97000, 200)]
+
+
+def test_ticks_from_before_an_alert_was_made_do_not_fire_it(database):
+    tick(0, 97000), tick(5, 99000), tick(10, 97000)
+    add("above", 98000, second=10)
+    assert check() == 0
+    tick(15, 98000)
+    assert check() == 1
+
+
+def test_an_alert_on_a_symbol_without_a_price_waits_for_the_first_one(database):
+    alert = add("above", 90000)
+    tick(5, 97000)
+    assert check() == 1
+    assert fired() == [(alert, 97000, 5)]
+
+
+def test_a_crossing_made_past_its_level_is_silent_until_it_has_been_back(database):
+    tick(0, 101)
+    alert = add("crosses", 100, "up")
+    tick(5, 102)
+    assert check() == 0
+    tick(10, 99)
+    assert check() == 0
+    tick(15, 101)
+    assert check() == 1
+    assert fired() == [(alert, 101, 15)]
+    assert db.rows("select title from notification") == [("BTCUSD crossed 100 upwards, at 101",)]
+
+
+def test_a_crossing_is_armed_and_fires_within_one_window(database):
+    tick(0, 101)
+    alert = add("crosses", 100, "up")
+    for second, value in ((5, 103), (10, 99), (15, 98), (20, 100), (25, 99)):
+        tick(second, value)
+    assert check() == 1
+    assert fired() == [(alert, 100, 20)]
+
+
+def test_a_price_before_the_arming_one_fires_nothing(database):
+    tick(0, 101)
+    add("crosses", 100, "up")
+    tick(5, 102), tick(10, 99)
+    assert check() == 0
+    assert db.rows("select direction, arms, since from alert_watch") == [("up", False, at(10))]
+
+
+def test_a_removed_alert_fires_no_more(database):
+    tick(0, 97000)
+    alert = add("above", 97500)
+    assert remove_alert(alert)
+    assert not remove_alert(alert)
+    tick(5, 98000)
+    assert check() == 0
+    assert alerts(at(5)) == []
+
+
+def test_an_unknown_symbol_is_refused(database):
+    with pytest.raises(LookupError, match="NOSUCH is not followed"):
+        add("above", 1, symbol="NOSUCH")
+    prices.retire("BTCUSD")
+    with pytest.raises(LookupError, match="BTCUSD is not followed"):
+        add("above", 1)
+
+
+def test_more_than_one_batch_fires_everything_in_several_transactions(database, monkeypatch):
+    monkeypatch.setattr(triggers, "WATCHES", 3)
+    monkeypatch.setattr(triggers, "LEAST_PER_SYMBOL", 1)
+    monkeypatch.setattr(triggers, "TICKS", 2)
+    tick(0, 97000)
+    made = [add("above", 97100 + n) for n in range(10)] + [add("below", 96900 - n) for n in range(10)]
+    crossing = add("crosses", 97000, "either")
+    for second, value in ((5, 97050), (10, 97105), (15, 96895), (20, 97200), (25, 96000)):
+        tick(second, value)
+    batches = list(triggers.fire_reached(CHANNELS))
+    assert len(batches) > 5
+    assert sum(batch.fired for batch in batches) == 21
+    assert {alert for alert, _, _ in fired()} == {*made, crossing}
+    assert {alert: second for alert, _, second in fired()}[crossing] == 15
+
+
+def test_two_checks_at_once_fire_each_alert_once(database):
+    tick(0, 97000)
+    for n in range(300):
+        add("above", 97100 + n)
+    tick(5, 98000)
+    counts, errors, together = [], [], Barrier(3)
+
+    def run() -> None:
+        with db.database.connection_context():
+            together.wait()
+            try:
+                counts.append(check())
+            except PeeweeException as error:
+                errors.append(error)
+
+    threads = [Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sum(counts) == 300
+    assert db.rows("select count(*), count(distinct alert_id) from alert_trigger") == [(300, 300)]
+
+
+def test_a_tick_whose_transaction_ends_late_is_not_skipped(database):
+    tick(0, 97000)
+    tick(0, 4000, "XAUUSD")
+    alert = add("above", 97500)
+    from psycopg2 import connect
+
+    other = connect(**db.database.connect_params, dbname=db.database.database)
+    try:
+        cursor = other.cursor()
+        cursor.execute("select pg_current_xact_id()")  # an older transaction that is still open
+        cursor.execute(
+            "insert into tick (symbol, happened_at, received_at, price, source, fresh)"
+            " values ('BTCUSD', %s, %s, 97600, 'binance', true)",
+            (at(5), at(5)),
+        )
+        tick(6, 4001, "XAUUSD")  # a younger one that is committed
+        assert check() == 0
+        other.commit()
+    finally:
+        other.close()
+    assert check() == 1
+    assert fired() == [(alert, 97600, 5)]
+
+
+# A law: whatever the path of prices, the moments of checking and the alerts, what fires is what following each
+# alert price by price says.
+
+LEVELS = st.integers(96, 104)
+RULES = st.one_of(
+    st.builds(Rule, st.sampled_from(["above", "below"]), LEVELS.map(Decimal)),
+    st.builds(Rule, st.just("crosses"), LEVELS.map(Decimal), st.sampled_from(["either", "up", "down"])),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("tick"), LEVELS, st.sampled_from([0, 0, 0, 70])),
+        st.tuples(st.just("alert"), RULES),
+        st.tuples(st.just("check")),
+    ),
+    max_size=25,
+)
+
+
+class Followed:
+    """One alert, followed in plain code."""
+
+    def __init__(self, alert_id: int, rule: Rule, price: Decimal | None) -> None:
+        self.id, self.level, self.fired = alert_id, rule.level, None
+        self.watch = None if true_at_once(rule, price) else first_watch(rule, price)
+
+    def see(self, price: Decimal, second: int) -> None:
+        if self.watch and self.watch.reached(self.level, price):
+            if self.watch.arms:
+                self.watch = self.watch.armed(self.level, price)
+            else:
+                self.watch, self.fired = None, (self.id, price, second)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, sizes=st.sampled_from([(20_000, 20_000, 10), (2, 1, 1), (3, 20_000, 10)]))
+def test_what_fires_is_what_following_each_alert_price_by_price_says(database, steps, sizes):
+    db.rows("select seed.restore()")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in zip(("TICKS", "WATCHES", "LEAST_PER_SYMBOL"), sizes, strict=True):
+            patch.setattr(triggers, name, size)
+        followed, at_once, price, clock = [], set(), None, 0
+        for step in steps:
+            if step[0] == "tick":
+                clock += 100
+                tick(clock, step[1], late=step[2])
+                price = Decimal(step[1]) if not step[2] else None  # one that came late is stale, and no price
+                for alert in followed if price else []:
+                    alert.see(price, clock)
+            elif step[0] == "alert":
+                created = create_alert(user_with("a@b.c"), "BTCUSD", step[1], CHANNELS, at(clock))
+                followed.append(Followed(created.id, step[1], price))
+                at_once |= {(created.id, price, clock)} if created.fired else set()
+            else:
+                check()
+        check()
+    assert set(fired()) == at_once | {alert.fired for alert in followed if alert.fired}
