@@ -127,7 +127,7 @@ class Settings:
     )
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails")
     channels: tuple[str, ...] = setting(
-        "CHANNELS", "email,console", "how notifications are delivered, besides in the app: email, console", channel_names
+        "CHANNELS", "email,console", "what delivers notifications, besides the app: email, console", channel_names
     )
     operator_email: str = setting(
         "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those added by `nightdesk alerts add` without --user"
