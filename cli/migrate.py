@@ -31,7 +31,7 @@ def grant() -> None:
     from cli.docs import models
 
     ((may_make_roles,),) = db.rows("select rolsuper or rolcreaterole from pg_roles where rolname = current_user")
-    if not db.rows("select from pg_roles where rolname = 'nightdesk_app'"):
+    if not db.rows("select 1 from pg_roles where rolname = 'nightdesk_app'"):
         if not may_make_roles:
             click.echo("role nightdesk_app: this user may not make roles; the app can use this one")
             return
@@ -40,7 +40,7 @@ def grant() -> None:
         db.rows("revoke all on all tables in schema public from nightdesk_app")
         for model in models():
             if model.app_may:
-                db.rows(f"grant {model.app_may} on {model._meta.table_name} to nightdesk_app")  # type: ignore[attr-defined]
+                db.rows(f"grant {model.app_may} on {model._meta.table_name} to nightdesk_app")
 
 
 def reconcile() -> list[str]:
