@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli import processes
+from cli.servers import Server
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a program that ended is started again
 STEADY = 60.0  # a program that ran so long starts again at the first pause
@@ -69,15 +70,15 @@ class Supervisor:
         program.process = None
         return code
 
-    async def watch(self, name: str, alive: Callable[[], bool], start: Callable[[], None]) -> None:
+    async def watch(self, server: Server) -> None:
         """Start a server again when it has died."""
         while not await self.paused(1):
-            if not alive():
-                self.say(name, "has died: starting it again")
+            if not server.alive():
+                self.say(server.name, "has died: starting it again")
                 try:
-                    start()
+                    server.start()
                 except RuntimeError as error:
-                    self.say(name, str(error))
+                    self.say(server.name, str(error))
 
     async def paused(self, seconds: float) -> bool:
         """Wait; True as soon as the end has come."""

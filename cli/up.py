@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import importlib.util
 import os
 import shlex
 import signal
@@ -30,7 +29,7 @@ DEMO_SECONDS = 20  # for the demo world to answer
 @click.option("--speed", type=float, help="How fast the demo world's clock runs.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many `worker` processes.")
 def up(demo: bool, replay: str | None, seed: int | None, speed: float | None, workers: int) -> None:
-    """Start everything here: servers, database, demo world, scheduler, workers."""
+    """Start everything here: servers, database, demo world, scheduler, workers; until Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = {"--replay": replay, "--seed": seed, "--speed": speed}
     world = [part for option, value in options.items() if value is not None for part in (option, str(value))]
@@ -49,6 +48,7 @@ class Desk:
         self.running = running
         self.workers = workers
         self.lines = procfile(ROOT / "Procfile")
+        self.addresses = STATE / "demo.env"  # written by the demo world when it answers
         grace = config.load(self._environment()).shutdown_grace + 3  # Raises WrongSetting
         self.desk = Supervisor(ROOT, STATE, self._environment(), grace)
         self.world = Supervisor(ROOT, STATE, self._environment(), 5)
@@ -59,11 +59,11 @@ class Desk:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._end)
         _write_private(STATE / "local.env", self.found)
-        watches = [loop.create_task(self.desk.watch(s.name, s.alive, s.start)) for s in self.running]
+        watches = [loop.create_task(self.desk.watch(server)) for server in self.running]
         try:
             if not await self._begin(world):
                 return 1
-            await self.desk.stopping.wait()
+            await (self._follow_world() if world is not None else self.desk.stopping.wait())
             return 0
         finally:
             await self.desk.ended()
@@ -89,21 +89,34 @@ class Desk:
         return True
 
     async def _start_world(self, options: list[str]) -> bool:
-        """The demo world's addresses join ours when it answers."""
-        if not importlib.util.find_spec("demo.__main__"):
-            return True
-        addresses = STATE / "demo.env"
-        addresses.unlink(missing_ok=True)
-        self.world.add([Program("demo", shlex.join(["python", "-m", "demo", "--env-file", str(addresses), *options]))])
+        """Start the demo world and wait until it has written its addresses."""
+        self.addresses.unlink(missing_ok=True)
+        command = ["python", "-m", "demo", "--env-file", str(self.addresses), *options]
+        self.world.add([Program("demo", shlex.join(command))])
         for _ in range(DEMO_SECONDS * 20):
-            if addresses.is_file() and addresses.read_text().endswith("\n"):
-                self.found |= dotenv(addresses)
-                _write_private(STATE / "local.env", self.found)
+            if self._found_world():
                 return True
             if await self.desk.paused(0.05):
                 return False
         self.desk.say("demo", f"did not answer within {DEMO_SECONDS} s; --no-demo goes on without it")
         return False
+
+    async def _follow_world(self) -> None:
+        """A demo world that died comes back elsewhere: the programs start again and find it."""
+        while not await self.desk.paused(1):
+            if self._found_world():
+                self.desk.say("demo", "has moved: starting the programs again")
+                self.desk.environment = self._environment()
+                self.desk.terminate(self.desk.programs)
+
+    def _found_world(self) -> bool:
+        """Whether the demo world has written addresses that we do not know yet; local.env then has them."""
+        news = dotenv(self.addresses)
+        if not news or news.items() <= self.found.items():
+            return False
+        self.found |= news
+        _write_private(STATE / "local.env", self.found)
+        return True
 
     def _programs(self) -> Iterator[tuple[str, str]]:
         for name, line in self.lines.items():
@@ -126,8 +139,8 @@ class Desk:
         for line in (
             "at work; Ctrl-C ends everything. In another shell:",
             "  ./nightdesk status                        what runs, how late, how old the prices are",
-            "  ./nightdesk alerts add BTCUSD above 1     an alert that fires at once",
-            *([f"  {self.found['MAILBOX_URL']}   the mails that were sent"] if "MAILBOX_URL" in self.found else []),
+            "  ./nightdesk alerts add BTCUSD above 1     an alert that fires at once, and its mail",
+            *(["  ls .nightdesk/mail                        the mails that it sent"] if self.world.programs else []),
             "  set -a; . .nightdesk/local.env; set +a    the addresses, for psql, rq info and others",
         ):
             self.desk.say("up", line)

@@ -36,8 +36,9 @@ def project(tmp_path):
 def up(project, start):  # in this order: what runs ends before its folder goes
     """`up("--workers", "2", NAME="value")` starts it."""
 
-    def run(*options, **environment):
-        return start("python", project / "nightdesk", "up", "--no-demo", *options, **{**NOTHING_SET, **environment})
+    def run(*options, demo=False, **environment):
+        world = () if demo else ("--no-demo",)
+        return start("python", project / "nightdesk", "up", *world, *options, **{**NOTHING_SET, **environment})
 
     return run
 
@@ -142,6 +143,28 @@ def test_settings_in_dotenv_reach_the_programs_and_the_environment_goes_before_t
     (project / ".env").write_text("CONTACT=file@example.org\nMAIL_FROM=file@example.org\n")
     process = up(MAIL_FROM="environment@example.org")
     assert "up file@example.org environment@example.org" in read_until(process, "lines           |")[-1]
+    ended(process, signal.SIGINT)
+
+
+def test_the_demo_world_takes_the_place_of_the_services_that_are_not_set(up, project):
+    (project / "Procfile").write_text("lines: sh -c 'echo at $BINANCE_URL and $YAHOO_URL; exec sleep 1000'\n")
+    process = up("--seed", "7", demo=True, YAHOO_URL="https://mine.example.org")
+    said = read_until(process, " and http")[-1]
+    known = dotenv(project / ".nightdesk/local.env")
+    assert f"at {known['BINANCE_URL']} and https://mine.example.org" in said
+    assert known["SMTP_URL"].startswith("smtp://127.0.0.1:")
+    ended(process, signal.SIGINT)
+    assert running(noted(project)) == []
+
+
+def test_a_demo_world_that_died_comes_back_and_the_programs_find_it(up, project):
+    (project / "Procfile").write_text("lines: sh -c 'echo at $BINANCE_URL; exec sleep 1000'\n")
+    process = up(demo=True)
+    before = read_until(process, "| at http")[-1]
+    os.kill(int((project / ".nightdesk/demo.pid").read_text().split()[0]), signal.SIGKILL)
+    after = read_until(process, "| at http")[-1]
+    assert after != before
+    assert dotenv(project / ".nightdesk/local.env")["BINANCE_URL"] in after
     ended(process, signal.SIGINT)
 
 
