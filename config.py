@@ -123,7 +123,7 @@ class Settings:
 
     # notifications
     smtp_url: str = setting(
-        "SMTP_URL", "", "mail server, as smtp://user:password@host:587 or smtps://…:465", url("smtp", "smtps"), secret=True
+        "SMTP_URL", "", "mail server: smtp://user:password@host:587, smtps://…:465", url("smtp", "smtps"), secret=True
     )
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails")
     channels: tuple[str, ...] = setting(

@@ -114,8 +114,8 @@ def ping() -> bool:
 def drop_unusable() -> None:
     """Close a connection that is broken or that a killed transaction left open."""
     if not database.is_closed() and (database.in_transaction() or not database.is_connection_usable()):
-        database._state.conn.close()
-        database._state.reset()
+        database.connection().close()
+        _forget_connection()
 
 
 def array(values: Iterable[Any]) -> str:
@@ -150,7 +150,12 @@ def redis() -> Redis:
 def forget() -> None:
     """Drop what a fork inherited, without a word on the wire: the parent goes on using it."""
     redis.cache_clear()
-    database._state.reset()
+    _forget_connection()
+
+
+def _forget_connection() -> None:
+    state: Any = database
+    state._state.reset()
 
 
 os.register_at_fork(after_in_child=forget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from json import dumps
 from typing import Any
 
@@ -22,10 +23,8 @@ def nudge() -> None:
     """Tell every web process to read the event table. Losing it costs a second: they also read on their own."""
     from redis.exceptions import RedisError
 
-    try:
+    with suppress(RedisError):  # the fact is committed, and readers sweep once a second
         db.redis().publish(NUDGE, "")
-    except RedisError:
-        pass  # the fact is committed, and readers sweep once a second
 
 
 def broadcast(topic: str, payload: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""critical, default, low; the `@job` decorator; the worker class (`rq worker -w queues.Worker critical default low`)."""
+"""critical, default, low; the `@job` decorator; the worker: `rq worker -w queues.Worker critical default low`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from engine.worker import Worker as Worker
+    from engine.worker import Worker
+
+__all__ = ["CRITICAL", "DEFAULT", "LOW", "QUEUES", "Job", "Worker", "batches", "find_job", "job", "load_jobs"]
 
 CRITICAL, DEFAULT, LOW = "critical", "default", "low"
 QUEUES = (CRITICAL, DEFAULT, LOW)  # strict priority, in this order

@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -112,7 +111,7 @@ class Scheduler(RqScheduler):
 
     def look(self) -> None:
         """Measure the clock, declare what is missing, read every entry."""
-        self.offset = min((self._measure() for _ in range(3)), key=lambda m: m[0])[1]  # the quickest answer is the truest
+        _, self.offset = min(self._measure() for _ in range(3))  # the quickest answer is the truest
         with self.connection.pipeline(transaction=False) as pipe:
             pipe.hset(self.key, mapping={"birth": time.time(), "offset": round(self.offset, 6)})
             pipe.expire(self.key, int(LOOK_AGAIN * 3))
@@ -124,13 +123,13 @@ class Scheduler(RqScheduler):
 
     def _measure(self) -> tuple[float, float]:
         sent = time.time()
-        seconds, micros = self.connection.time()  # type: ignore[misc]
+        seconds, micros = self.connection.time()
         took = time.time() - sent
         return took, seconds + micros / 1e6 - sent - took / 2
 
     def declare(self) -> None:
         """Add entries that are missing, and operators' overrides that did not reach Redis; change nothing else."""
-        known = set(self.states) & {m.decode() for m in self.connection.smembers(steps.ENTRIES)}  # type: ignore[union-attr]
+        known = set(self.states) & {m.decode() for m in self.connection.smembers(steps.ENTRIES)}
         missing = [entry for entry in self.schedule if entry.id not in known]
         stale = time.monotonic() - self.overrides_read > 60
         if not missing and not stale:
@@ -164,8 +163,12 @@ class Scheduler(RqScheduler):
         """One atomic step for all that is due; whoever was overtaken reads again."""
         now = self.now()
         plans = [
-            (state, plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=state.fields["misfire"] == "skip"))  # type: ignore[arg-type]
+            (
+                state,
+                plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=state.fields["misfire"] == "skip"),
+            )
             for state in due
+            if state.cadence
         ]
         answer = steps.fire(self.connection, json.dumps([_order(state, decided) for state, decided in plans]))
         again = []
@@ -191,8 +194,9 @@ class Scheduler(RqScheduler):
         wait = LONGEST_SLEEP
         if earliest is not None:
             wait = max(0.0, min(wait, earliest / 1000 - self.offset - time.time() + 0.0002))
-        socket = news.connection._sock if news.connection else None
-        if socket is None:
+        connection: Any = news.connection
+        socket = connection and connection._sock
+        if not socket:
             raise OSError("the connection for changes of the schedule was lost")
         ready, _, _ = select.select([socket], [], [], wait)
         if ready:

@@ -6,8 +6,10 @@ import os
 import time
 from datetime import datetime
 
-from engine.worker import Worker as Worker
+from engine.worker import Worker
 from queues import DEFAULT, LOW, batches, job
+
+__all__ = ["Worker", "busy", "die", "long", "nap", "noop"]
 
 
 @job(DEFAULT, timeout=30, tries=1000)

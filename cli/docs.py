@@ -21,7 +21,9 @@ def docs(check: bool) -> None:
     """Write .env.example, docs/jobs.md and docs/contract.md from the code."""
     old = [path for path, text in pages().items() if not path.is_file() or path.read_text() != text]
     if check and old:
-        raise click.ClickException(f"out of date: {', '.join(str(p.relative_to(ROOT)) for p in old)}: run `nightdesk docs`")
+        raise click.ClickException(
+            f"out of date: {', '.join(str(p.relative_to(ROOT)) for p in old)}: run `nightdesk docs`"
+        )
     for path in old:
         path.parent.mkdir(exist_ok=True)
         path.write_text(pages()[path])
@@ -44,7 +46,9 @@ def env_example() -> str:
     lines = [f"# {GENERATED}", "# Copy to .env and set what you need; the environment goes before this file.", ""]
     for f in config.variables():
         lines += [f"# {f.metadata['doc']}", f"#{f.metadata['variable']}={f.metadata['default']}", ""]
-    lines.append("# Cadences of the schedule's entries, as 30s, 5m or 1h; an operator's own (`nightdesk cadence`) goes before")
+    lines.append(
+        "# Cadences of the schedule's entries, as 30s, 5m or 1h; an operator's own (`nightdesk cadence`) goes before"
+    )
     for entry in SCHEDULE:
         alias = f"  (also {entry.alias})" if entry.alias else ""
         lines.append(f"# {entry.id} runs {entry.cadence}{alias}\n#{entry.variable}=")
@@ -91,10 +95,16 @@ def contract() -> str:
 
 
 def _table(model: type[db.BaseModel]) -> list[str]:
-    meta: Any = model._meta  # type: ignore[attr-defined]
+    meta: Any = model._meta
     words = " ".join((inspect.getdoc(model) or "").split())
     lines = [f"### `{meta.table_name}` ({model.app_may})", "", words, "", "| column | type | null |", "|---|---|---|"]
-    types = {"DATETIME": "timestamptz", "JSONB": "jsonb", "XID8": "xid8", "DECIMAL": "numeric", "TIMESTAMPTZ": "timestamptz"}
+    types = {
+        "DATETIME": "timestamptz",
+        "JSONB": "jsonb",
+        "XID8": "xid8",
+        "DECIMAL": "numeric",
+        "TIMESTAMPTZ": "timestamptz",
+    }
     for field in meta.sorted_fields:
         kind = types.get(field.field_type, field.field_type.lower())
         lines.append(f"| `{field.column_name}` | {kind} | {'yes' if field.null else ''} |")
@@ -110,7 +120,7 @@ def models() -> list[type[db.BaseModel]]:
 
     for module in pkgutil.iter_modules(package.__path__, "models."):
         importlib.import_module(module.name)
-    return sorted(db.BaseModel.__subclasses__(), key=lambda m: m._meta.table_name)  # type: ignore[attr-defined]
+    return sorted(db.BaseModel.__subclasses__(), key=lambda m: m._meta.table_name)
 
 
 def keys() -> list[tuple[str, str]]:
@@ -119,7 +129,16 @@ def keys() -> list[tuple[str, str]]:
     from jobs import prices
 
     return [
-        (prices.CACHE_KEY.format("SYMBOL"), "JSON of the newest quote with both times, source and state; lives QUOTE_TTL"),
-        (events.LIVE, 'channel: `{"topic", "payload"}`, state as it changes (topic `quote`: as the key above); not stored'),
-        (events.NUDGE, "channel: empty message after each commit that wrote events; read the table `event` by position"),
+        (
+            prices.CACHE_KEY.format("SYMBOL"),
+            "JSON of the newest quote with both times, source and state; lives QUOTE_TTL",
+        ),
+        (
+            events.LIVE,
+            'channel: `{"topic", "payload"}`, state as it changes (topic `quote`: as the key above); not stored',
+        ),
+        (
+            events.NUDGE,
+            "channel: empty message after each commit that wrote events; read the table `event` by position",
+        ),
     ]

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
@@ -20,11 +19,21 @@ from engine import history, state, steps
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `ok` True, False, or None for a warning."""
+    """One check: what it found, and whether that is good, worth a look (None) or wrong (False)."""
 
     check: str
     ok: bool | None
     says: str
+
+
+def wrong_unless(check: str, good: bool, says: str, otherwise: str) -> Finding:
+    """A finding that stops the work if it is bad."""
+    return Finding(check, good, says if good else otherwise)
+
+
+def warn_unless(check: str, good: bool, says: str, otherwise: str) -> Finding:
+    """A finding that an operator should know of if it is bad."""
+    return Finding(check, True if good else None, says if good else otherwise)
 
 
 @click.command()
@@ -34,72 +43,72 @@ def doctor(as_json: bool) -> None:
     findings = list(examine())
     marks = {True: "ok", None: "warning", False: "WRONG"}
     rows = [{"check": f.check, "result": marks[f.ok], "says": f.says, "bad": f.ok is False} for f in findings]
-    show("Doctor", {"check": "check", "result": "", "says": ""}, rows, as_json=as_json)
+    show("Doctor", {"check": "check", "result": "result", "says": "what it found"}, rows, as_json=as_json)
     raise SystemExit(any(f.ok is False for f in findings))
 
 
 def examine() -> Iterator[Finding]:
-    """Every check in turn; one that cannot be made is itself a finding."""
+    """Every check in turn; one that cannot be made is itself a finding and does not hide the others."""
     for group in (redis_server, schedule, postgresql, providers, safety):
         try:
             yield from group()
-        except Exception as failure:
-            # A check that fails must not hide the others.
-            if isinstance(failure, KeyboardInterrupt):
-                raise
+        except Exception as failure:  # noqa: BLE001 - shown as a finding
             yield Finding(group.__name__.replace("_", " "), False, " ".join(str(failure).split()))
 
 
 def redis_server() -> Iterator[Finding]:
     """Reachable, never evicting, persistent, with a clock like ours."""
     redis = db.redis()
+    redis.ping()  # connects, which is no part of the measurement
     before = time.time()
-    seconds, micros = redis.time()  # type: ignore[misc]
-    offset = seconds + micros / 1e6 - (before + time.time()) / 2
-    yield Finding(
-        "clock", abs(offset) < 1 or None, f"Redis's clock is {offset * 1000:+.0f} ms from this machine's; Redis's counts"
+    offset = steps.now(redis) / 1000 - (before + time.time()) / 2
+    words = f"Redis's clock, which counts, is {offset * 1000:+.0f} ms from this machine's"
+    yield warn_unless("clock", abs(offset) < 1, words, words)
+    info = redis.info()
+    policy = info.get("maxmemory_policy", "unknown")
+    yield wrong_unless(
+        "eviction",
+        policy == "noeviction",
+        "maxmemory-policy is noeviction",
+        f"maxmemory-policy is {policy}: set noeviction, or Redis throws runs away when it is full",
     )
-    info: dict[str, Any] = redis.info()  # type: ignore[assignment]
-    policy = info.get("maxmemory_policy", "?")
-    yield Finding("eviction", policy == "noeviction", f"maxmemory-policy is {policy}" + ("" if policy == "noeviction" else
-        ": set noeviction, or Redis throws runs away when it is full"))  # fmt: skip
-    persistent = info.get("aof_enabled") == 1
-    yield Finding("persistence", persistent or None, "append-only file is on" if persistent else
-        "no append-only file: a restart of Redis forgets what waits in the queues (the schedule goes on)")  # fmt: skip
+    yield warn_unless(
+        "persistence",
+        info.get("aof_enabled") == 1,
+        "the append-only file is on",
+        "no append-only file: a restart of Redis forgets what waits in the queues (the schedule goes on)",
+    )
     waiting = redis.xlen(steps.RUNS)
-    yield Finding("run history", waiting < 10_000, f"{waiting} lines wait to be written to PostgreSQL")
+    words = f"{waiting} lines wait to be written to PostgreSQL"
+    yield wrong_unless("run history", waiting < 10_000, words, words)
 
 
 def schedule() -> Iterator[Finding]:
     """Somebody moves it, nobody else does, somebody works."""
     redis = db.redis()
     alive = state.schedulers(redis)
-    yield Finding("scheduler", bool(alive), f"{len(alive)} alive" if alive else
-        "none is alive: start `python scheduler.py` (Procfile: scheduler)")  # fmt: skip
+    remedy = "none is alive: start `python scheduler.py` (Procfile: scheduler)"
+    yield wrong_unless("scheduler", bool(alive), f"{len(alive)} alive", remedy)
     behind = state.behind(redis)
-    late = behind is not None and behind > history.STOPPED_AFTER
-    yield Finding("schedule", behind is not None and not late, "no entry is declared" if behind is None else
-        f"behind by {behind:.0f} s" if late else "moves")  # fmt: skip
-    stock = stock_schedulers()
-    yield Finding("stock rqscheduler", not stock, f"{', '.join(stock)} runs beside ours and would enqueue everything a second "
-        "time: stop it" if stock else "none beside ours")  # fmt: skip
+    words = "no entry is declared: run `nightdesk migrate`" if behind is None else f"it stands still for {behind:.0f} s"
+    yield wrong_unless("schedule", behind is not None and behind <= history.STOPPED_AFTER, "it moves", words)
+    stock = ", ".join(stock_schedulers())
+    words = f"{stock} runs beside ours and would enqueue everything a second time: stop it"
+    yield wrong_unless("stock rqscheduler", not stock, "none beside ours", words)
     workers = state.workers(redis)
-    silent = [w.name for w in workers if w.silent * 1000 > state.WORKER_MS]
-    yield Finding("workers", len(workers) > len(silent), f"{len(workers) - len(silent)} alive" + (
-        f", silent: {', '.join(silent)}" if silent else ""))  # fmt: skip
+    silent = [worker.name for worker in workers if worker.silent * 1000 > state.WORKER_MS]
+    words = f"{len(workers) - len(silent)} alive" + (f", silent: {', '.join(silent)}" if silent else "")
+    yield wrong_unless("workers", len(workers) > len(silent), words, f"{words}: start one, see Procfile")
 
 
 def stock_schedulers() -> list[str]:
-    """Instances of rq-scheduler's own class: registered as ours are, but without our heartbeat."""
+    """Instances of rq-scheduler's own class: registered as ours are, but without our clock offset."""
     redis = db.redis()
-    names = [key.decode().rpartition(":")[2] for key in redis.scan_iter("rq:scheduler_instance:*")]
-    found = [
-        name
-        for name in names
-        if redis.zscore(steps.SCHEDULERS, name) is None and not redis.hexists(f"rq:scheduler_instance:{name}", "death")
-        and not redis.hexists(f"rq:scheduler_instance:{name}", "offset")
-    ]  # fmt: skip
-    return [*found, *(["a scheduler that holds rq:scheduler_lock"] if redis.exists("rq:scheduler_lock") and not found else [])]
+    instances = [key.decode() for key in redis.scan_iter("rq:scheduler_instance:*")]
+    stock = [key for key in instances if not redis.hexists(key, "offset") and not redis.hexists(key, "death")]
+    if not stock and redis.exists("rq:scheduler_lock"):
+        return ["a scheduler that holds rq:scheduler_lock"]
+    return [key.rpartition(":")[2] for key in stock]
 
 
 def postgresql() -> Iterator[Finding]:
@@ -108,16 +117,20 @@ def postgresql() -> Iterator[Finding]:
 
     with db.database.connection_context():
         ((version,),) = db.rows("select current_setting('server_version_num')::int / 10000")
-        yield Finding("PostgreSQL", version >= 15, f"version {version}" + ("" if version >= 15 else ": 15 is the oldest supported"))
+        words = f"version {version}; 15 is the oldest supported"
+        yield wrong_unless("PostgreSQL", version >= 15, words, words)
         pending = [m.name for m in Runner(db.database, str(ROOT / "migrations")).status() if not m.applied]
-        yield Finding("migrations", not pending, f"pending: {', '.join(pending)}: run `nightdesk migrate`" if pending else "applied")
+        words = f"pending: {', '.join(pending)}: run `nightdesk migrate`"
+        yield wrong_unless("migrations", not pending, "all applied", words)
         missing = missing_indexes()
-        yield Finding("indexes", not missing, f"missing or invalid: {', '.join(missing)}" if missing else "all there")
-        strays = [t for (t,) in db.rows("select relname::text from pg_class where relname like '%%\\_rest' and relkind = 'r'")
-                  if db.rows(f"select exists(select from {t})")[0][0]]  # fmt: skip  # noqa: S608 - names from the catalog
-        yield Finding("partitions", not strays or None, f"rows found no partition of their day: {', '.join(strays)}" if strays else
-            "every row has its day")  # fmt: skip
-    yield _pg_dump(version)
+        yield wrong_unless("indexes", not missing, "all there", f"missing or invalid: {', '.join(missing)}")
+        strays = tables_with_strays()
+        words = f"rows found no partition of their day: {', '.join(strays)}; the nightly upkeep did not run"
+        yield warn_unless("partitions", not strays, "every row has its day", words)
+    program = shutil.which("pg_dump")
+    ours = pg_dump_version(program) if program else 0
+    words = f"version {ours} is older than the server's {version} and cannot dump it" if program else "not installed"
+    yield warn_unless("pg_dump", ours >= version, f"version {ours}", f"{words}: backups need it")
 
 
 def missing_indexes() -> list[str]:
@@ -125,19 +138,21 @@ def missing_indexes() -> list[str]:
     text = "\n".join(path.read_text() for path in sorted((ROOT / "migrations").glob("[0-9]*.py")))
     made = set(re.findall(r"create (?:unique )?index (?:if not exists )?(\w+)", text, re.IGNORECASE))
     dropped = set(re.findall(r"drop index (?:if exists )?(\w+)", text, re.IGNORECASE))
-    there = {name for (name,) in db.rows("select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid where indisvalid")}
-    return sorted(made - dropped - there)
+    valid = db.rows("select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid where indisvalid")
+    return sorted(made - dropped - {name for (name,) in valid})
 
 
-def _pg_dump(server: int) -> Finding:
-    program = shutil.which("pg_dump")
-    if not program:
-        return Finding("pg_dump", None, "not installed: backups need the client of PostgreSQL")
+def tables_with_strays() -> list[str]:
+    """Default partitions that hold rows."""
+    tables = db.rows("select relname::text from pg_class where relname like '%%\\_rest' and relkind = 'r'")
+    return [table for (table,) in tables if db.rows(f"select exists(select from {table})")[0][0]]
+
+
+def pg_dump_version(program: str) -> int:
+    """The major version of a pg_dump."""
     words = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"(\d+)", words)
-    version = int(found[1]) if found else 0
-    return Finding("pg_dump", version >= server or None, f"version {version}" + ("" if version >= server else
-        f" is older than the server's {server} and cannot dump it"))  # fmt: skip
+    return int(found[1]) if found else 0
 
 
 def providers() -> Iterator[Finding]:
@@ -145,11 +160,12 @@ def providers() -> Iterator[Finding]:
     from clients import http
 
     for provider in http.status():
-        yield Finding(f"provider {provider.name}", None if provider.off else True, provider.off or f"on, breaker {provider.breaker}")
+        words = f"on, breaker {provider.breaker}"
+        yield warn_unless(f"provider {provider.name}", not provider.off, words, provider.off or "")
 
 
 def safety() -> Iterator[Finding]:
     """Settings that belong to the demo alone, and channels that lead nowhere."""
-    yield Finding("private targets", None if settings.private_targets else True,
-        "PRIVATE_TARGETS is on: users' URLs may reach this machine; for the demo alone" if settings.private_targets else "closed")  # fmt: skip
-    yield Finding("mail", bool(settings.smtp_url) or None, "SMTP_URL is set" if settings.smtp_url else "SMTP_URL is not set: no mail goes out")
+    words = "PRIVATE_TARGETS is on: users' URLs may reach this machine; that is for the demo alone"
+    yield warn_unless("private targets", not settings.private_targets, "closed", words)
+    yield warn_unless("mail", bool(settings.smtp_url), "SMTP_URL is set", "SMTP_URL is not set: no mail goes out")

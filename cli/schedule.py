@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -121,7 +122,7 @@ def cadence_(entry: str, text: str | None, reset: bool, who: str) -> None:
 @click.option("--wait", is_flag=True, help="Wait for the end and show it; exit 1 unless it is ok.")
 @who_option
 def run(job: str, arguments: tuple[str, ...], wait: bool, who: str) -> None:
-    """Run a schedule entry or any job now, on a worker: `nightdesk run sync_prices`, `nightdesk run JOB 5 key=value`."""
+    """Run an entry or any job now, on a worker: `nightdesk run sync_prices`, `nightdesk run JOB 5 key=value`."""
     import queues
     from models import runs
     from scheduler import SCHEDULE
@@ -132,11 +133,10 @@ def run(job: str, arguments: tuple[str, ...], wait: bool, who: str) -> None:
     except LookupError as wrong:
         raise click.ClickException(str(wrong)) from None
     args, kwargs = _arguments(arguments) if arguments or not entry else (entry.args, entry.kwargs)
-    seconds, micros = db.redis().time()  # type: ignore[misc]
-    now = seconds * 1000 + micros // 1000
+    now = steps.now(db.redis())
     name = entry.id if entry else spec.name
     limits = entries.limits_of(spec, entry.id if entry else None)
-    run_id = f"{name}-now-{now}-{micros % 1000:03d}"
+    run_id = f"{name}-now-{now}-{os.getpid()}"
     with db.database.connection_context():
         runs.audit(who, "run", name, None, {"run_id": run_id, "args": args, "kwargs": kwargs})
     steps.enqueue(

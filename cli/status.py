@@ -84,15 +84,15 @@ def page(data: dict[str, Any]) -> Any:
     if data["schedule_behind_s"] is None:
         line = "no schedule is declared: start a scheduler (`./nightdesk up`, or `python scheduler.py`)"
     elif stopped:
-        line = f"THE SCHEDULE HAS STOPPED {span(timedelta(seconds=data['schedule_behind_s']))} ago: no scheduler moves it"
+        line = (
+            f"THE SCHEDULE HAS STOPPED {span(timedelta(seconds=data['schedule_behind_s']))} ago: no scheduler moves it"
+        )
     else:
         line = "the schedule moves"
     silent = sum(1 for w in data["workers"] if w["silent"] > state.WORKER_MS / 1000)
     alive = len(data["workers"]) - silent
     people = f"{len(data['schedulers'])} scheduler(s), {alive} worker(s)" + (f", {silent} silent" if silent else "")
-    quotes = [
-        {**q, "age": q.get("age"), "bad": q["state"] != "fresh"} for q in data["quotes"]
-    ]
+    quotes = [{**q, "age": q.get("age"), "bad": q["state"] != "fresh"} for q in data["quotes"]]
     parts: list[Any] = [
         Text(line, style="bold red" if stopped else "bold green"),
         Text(people, style="red" if not alive or silent else ""),
@@ -113,7 +113,13 @@ QUOTE_COLUMNS = {
     "symbol": "symbol", "price": "price", "previous": "previous", "state": "state", "age": "age", "source": "source",
     "happened_at": "happened", "error": "error",
 }  # fmt: skip
-QUEUE_COLUMNS = {"queue": "queue", "waiting": "waiting", "running": "running", "later": "later", "failed": "failed, 1 day"}
+QUEUE_COLUMNS = {
+    "queue": "queue",
+    "waiting": "waiting",
+    "running": "running",
+    "later": "later",
+    "failed": "failed, 1 day",
+}
 DEAD_COLUMNS = {
     "fingerprint": "fingerprint", "letters": "letters", "entries": "entries", "last_at": "last", "error": "error"
 }  # fmt: skip

@@ -16,6 +16,7 @@ from zlib import crc32
 from zoneinfo import ZoneInfo
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UTC_ZONE = ZoneInfo("UTC")
 MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -61,7 +62,7 @@ class Cron:
     """
 
     line: str
-    zone: ZoneInfo = ZoneInfo("UTC")
+    zone: ZoneInfo = UTC_ZONE
 
     def __post_init__(self) -> None:
         from croniter import croniter
@@ -193,7 +194,9 @@ class Plan:
     next: datetime
 
 
-def plan(when: Cadence, due: datetime, now: datetime, *, skip_late: bool = False, grace: timedelta | None = None) -> Plan:
+def plan(
+    when: Cadence, due: datetime, now: datetime, *, skip_late: bool = False, grace: timedelta = timedelta(minutes=1)
+) -> Plan:
     """Decide for an entry whose due time has come.
 
     Of several due times that have passed only the latest runs; the others are recorded. With
@@ -201,7 +204,7 @@ def plan(when: Cadence, due: datetime, now: datetime, *, skip_late: bool = False
     """
     latest, before = when.latest(due, now)
     following = when.after(latest)
-    late = skip_late and now - latest > (grace or timedelta(seconds=60))
+    late = skip_late and now - latest > grace
     if late:
         return Plan(None, Missed(due, latest, before + 1), following)
     if not before:

@@ -159,30 +159,16 @@ def load(redis: Redis, ids: Sequence[str] | None = None) -> list[State]:
     return states
 
 
-KEEP = object()  # leave this part of an override as it is
-
-
-def override(
-    redis: Redis, entry: Entry, who: str, action: str, *, cadence: str | None | object = KEEP, paused: bool | object = KEEP
-) -> dict[str, Any]:
-    """An operator's change: a row with its audit row in one transaction, then with its version into Redis.
+def override(redis: Redis, entry: Entry, who: str, action: str, **change: Any) -> dict[str, Any]:
+    """An operator's `change` (cadence=…, paused=…): a row with its audit row in one transaction, then into Redis.
 
     Should this process die in between, a scheduler brings it to Redis within a minute.
     """
-    seconds, micros = redis.time()  # type: ignore[misc]
+    asked_at = steps.now(redis)
     with db.transaction():
-        before = db.maps("select cadence, paused from entry where name = %s", entry.id)
-        now = before[0] if before else {"cadence": None, "paused": False}
-        row = runs.override(
-            entry.id,
-            who,
-            action,
-            now["cadence"] if cadence is KEEP else cadence,  # type: ignore[arg-type]
-            now["paused"] if paused is KEEP else bool(paused),
-            seconds * 1000 + micros // 1000,
-        )
+        row = runs.override(entry.id, who, action, change, asked_at)
     row["last_due_at"] = None  # a new cadence counts from now on
-    steps.declare(redis, [declaration(entry, row, steps.instant(seconds * 1000))])
+    steps.declare(redis, [declaration(entry, row, steps.instant(asked_at))])
     return row
 
 

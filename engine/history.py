@@ -21,28 +21,37 @@ if TYPE_CHECKING:
     from redis import Redis
 
 BATCH = 2000
+LOOK_EVERY = 5.0  # seconds between looks at the schedule
 STOPPED_AFTER = 15.0  # seconds that the earliest due time may lie in the past
 STOPPED = "nightdesk:schedule_stopped"  # since when, while the schedule stands still
 STOPPED_TOPIC, RESUMED_TOPIC = "schedule.stopped", "schedule.resumed"
 
 log = logging.getLogger("nightdesk.history")
-_failing = False
 
 
-def keep(redis: Redis) -> None:
-    """Write what waits in the stream and look whether the schedule moves; a server away is left for the next second."""
-    global _failing
-    try:
-        while write(redis) == BATCH:
-            pass
-        watch_schedule(redis)
-    except (RedisError, OperationalError, InterfaceError) as failure:
-        if not _failing:
-            log.warning("run history waits in Redis: %s", str(failure).strip().splitlines()[:1])
-        _failing = True
-        db.drop_unusable()
-    else:
-        _failing = False
+class Keeper:
+    """Writes what waits in the stream and looks whether the schedule moves; one in each work-horse."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.failing = False
+        self.looked_at = 0.0
+
+    def keep(self) -> None:
+        """One round; what a server that is away prevents is left for the next second."""
+        try:
+            while write(self.redis) == BATCH:
+                pass
+            if time.monotonic() - self.looked_at > LOOK_EVERY:
+                self.looked_at = time.monotonic()
+                watch_schedule(self.redis)
+        except (RedisError, OperationalError, InterfaceError) as failure:
+            if not self.failing:
+                log.warning("run history waits in Redis: %s", str(failure).strip().splitlines()[:1])
+            self.failing = True
+            db.drop_unusable()
+        else:
+            self.failing = False
 
 
 def line(row: dict[str, Any]) -> str:
@@ -95,15 +104,8 @@ def _write(lines: list[str]) -> None:
         _write(lines[middle:])
 
 
-_looked = 0.0
-
-
 def watch_schedule(redis: Redis) -> None:
     """Dead-man check, outside the scheduler: a due time long past means that nobody moves the schedule."""
-    global _looked
-    if time.monotonic() - _looked < 5.0:
-        return
-    _looked = time.monotonic()
     stopped_for = seconds_behind(redis)
     if stopped_for is not None and stopped_for > STOPPED_AFTER:
         if redis.set(STOPPED, round(time.time() - stopped_for), nx=True):
@@ -118,8 +120,7 @@ def seconds_behind(redis: Redis) -> float | None:
     """How far the earliest due time lies in the past (negative: ahead); None where no schedule was ever declared."""
     earliest = redis.zrange(steps.SCHEDULED, 0, 0, withscores=True)
     if earliest:
-        seconds, micros = redis.time()  # type: ignore[misc]
-        return float(seconds + micros / 1e6 - earliest[0][1])
+        return steps.now(redis) / 1000 - float(earliest[0][1])
     return runs.seconds_since_last_due()
 
 

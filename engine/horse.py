@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from mmap import mmap
+from pathlib import Path
 from struct import pack_into
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -149,6 +150,7 @@ class Horse:
         self.last_query = 0.0
         self.last_look = 0.0
         self.redis: Redis = db.redis()
+        self.keeper = history.Keeper(self.redis)
 
     def work(self) -> None:
         """Until told to stop; what was finished last is written before the horse goes."""
@@ -165,7 +167,7 @@ class Horse:
             reply = self._step(finished, take, execution)
             finished = ""
             if reply[0] != b"ok":
-                log.warning("worker=%s a run was taken from this worker while it ran: its end is not recorded", self.worker)
+                log.warning("worker=%s a run was taken from us while it ran: its end is not recorded", self.worker)
             if len(reply) > 1:
                 finished = self._run(read(reply, execution))
                 if time.monotonic() - self.flushed > FLUSH_EVERY:
@@ -190,15 +192,12 @@ class Horse:
 
     def _step(self, finished: str, take: list[str], execution: str) -> list[Any]:
         """take.lua, for as long as Redis is away."""
-        return (
-            patiently(
-                lambda: steps.step(self.redis, "take", self.worker, finished, json.dumps(take), execution),
-                "Redis",
-                REDIS_AWAY,
-                lambda: self.stopping and not finished,
-            )
-            or [b"ok"]
-        )
+        return patiently(
+            lambda: steps.step(self.redis, "take", self.worker, finished, json.dumps(take), execution),
+            "Redis",
+            REDIS_AWAY,
+            lambda: self.stopping and not finished,
+        ) or [b"ok"]
 
     def _wait(self, wake: Any) -> None:
         """Until somebody enqueues something, at most LOOK_EVERY; then drop what else was said."""
@@ -260,7 +259,7 @@ class Horse:
             return Outcome("ok", counts=counts), path, args, kwargs, ""
         except queues.Yielded:
             return Outcome("yielded"), path, args, kwargs, ""
-        except (Exception, SystemExit, KeyboardInterrupt) as failure:
+        except (Exception, SystemExit, KeyboardInterrupt) as failure:  # noqa: BLE001 - recorded, whatever it is
             tries = run.tries or (max(job.tries, 1 + run.retries_left) if job else 1)
             outcome = self._after_deploy(run, failure) or of_exception(failure, run.tried + 1, tries)
             return outcome, path, args, kwargs, ""
@@ -287,7 +286,8 @@ class Horse:
         return True
 
     def _yielder(self, queue: str) -> Callable[[], bool]:
-        higher = [f"rq:queue:{name}" for name in self.queues[: self.queues.index(queue)]] if queue in self.queues else []
+        above = self.queues[: self.queues.index(queue)] if queue in self.queues else []
+        higher = [f"rq:queue:{name}" for name in above]
 
         def should_yield() -> bool:
             if time.monotonic() - self.flushed > FLUSH_EVERY:
@@ -320,11 +320,11 @@ class Horse:
             pack_into("d", self.board, 0, 0.0)
 
     def _keep_house(self) -> None:
-        """History to PostgreSQL, and a look whether the schedule still moves; what fails is tried again a second later."""
+        """History to PostgreSQL, and a look whether the schedule still moves; at most twice a second."""
         if time.monotonic() - self.flushed < FLUSH_EVERY / 2:
             return
         self.flushed = time.monotonic()
-        history.keep(self.redis)
+        self.keeper.keep()
 
     def _say(self, run: Run, path: str, outcome: Outcome, took: float) -> None:
         late = max(0, run.started - run.due)
@@ -385,7 +385,7 @@ def patiently(
 def resident_mb() -> float:
     """Resident memory of this process in MB."""
     try:
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize() / 1e6
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1e6
     except OSError:  # not Linux: the peak will do
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -68,7 +68,7 @@ def is_passing(failure: BaseException) -> bool:
 
 
 def fingerprint(failure: BaseException) -> str:
-    """Eight hex digits, the same for the same error at the same place: type, our innermost frame, words sans numbers."""
+    """Eight hex digits, the same for one error at one place: type, our innermost frame, words without numbers."""
     frames = [f for f in traceback.extract_tb(failure.__traceback__) if Path(f.filename).is_relative_to(ROOT)]
     where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else ""
     words = re.sub(r"\d+", "#", str(failure))[:200]

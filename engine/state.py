@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine import history, steps
 from engine.steps import SCHEDULERS
@@ -68,9 +68,9 @@ def workers(redis: Redis) -> list[Member]:
 
 
 def _members(redis: Redis, key: str) -> list[Member]:
-    seconds, micros = redis.time()  # type: ignore[misc]
-    now = seconds * 1000 + micros / 1000
-    found = [(name.decode(), (now - beat) / 1000) for name, beat in redis.zrange(key, 0, -1, withscores=True)]  # type: ignore[union-attr]
+    now = steps.now(redis)
+    beats: Any = redis.zrange(key, 0, -1, withscores=True)
+    found = [(name.decode(), (now - beat) / 1000) for name, beat in beats]
     with redis.pipeline(transaction=False) as pipe:
         for name, _ in found:
             pipe.hget(f"rq:worker:{name}", "state")

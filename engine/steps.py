@@ -28,7 +28,15 @@ ENTRIES = "nightdesk:entries"
 ENTRY = "nightdesk:entry:"
 SCHEDULERS = "nightdesk:schedulers"  # zset: name and when it last looked, ms
 SCHEDULED = "rq:scheduler:scheduled_jobs"
-NO_WRITES = ("OOM", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "NOREPLICAS", "command not allowed when used memory")
+NO_WRITES = (
+    "OOM",
+    "MISCONF",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "command not allowed when used memory",
+)
 LARGEST_PAYLOAD = 262_144  # bytes; the same figure stands in take.lua
 
 
@@ -87,6 +95,12 @@ def rq_json(value: Any) -> str:
     return b64encode(json.dumps(value, default=str).encode()).decode()
 
 
+def now(redis: Redis) -> int:
+    """Redis's clock in Unix milliseconds: the one clock for what is due."""
+    seconds, micros = redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 def milliseconds(instant: datetime) -> int:
     """Unix milliseconds of an aware instant."""
     return round(instant.timestamp() * 1000)
@@ -116,7 +130,7 @@ def enqueue(
     """Enqueue one run outside the schedule (run now, retry of a dead letter); returns its id."""
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     text = ", ".join([*(repr(a) for a in args), *(f"{k}={v!r}" for k, v in (kwargs or {}).items())])
-    fields = {
+    fields: dict[str, Any] = {
         "nd_entry": entry,
         "nd_due": due,
         "nd_max": tries,
@@ -131,7 +145,7 @@ def enqueue(
         "status": "queued",
     }
     with redis.pipeline(transaction=True) as pipe:
-        pipe.hset(f"rq:job:{run_id}", mapping=fields)
+        pipe.hset(f"rq:job:{run_id}", mapping=fields)  # type: ignore[arg-type]
         pipe.sadd("rq:queues", f"rq:queue:{queue}")
         (pipe.lpush if at_front else pipe.rpush)(f"rq:queue:{queue}", run_id)
         pipe.publish(WAKE, queue)

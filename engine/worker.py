@@ -48,9 +48,8 @@ class Worker(RqWorker):
     def __init__(self, queue_names: Any, name: str | None = None, **options: Any) -> None:
         """As rq's; the connection is ours (explicit retries), the serializer is JSON whatever is asked."""
         options.update(connection=db.redis(), serializer="json", worker_ttl=KEY_TTL - 60)
-        names = [q if isinstance(q, str) else q.name for q in ([queue_names] if isinstance(queue_names, str) else queue_names)]
-        self._wanted_socket_timeout = db.redis().connection_pool.connection_kwargs.get("socket_timeout")
-        super().__init__(names, name=name, **options)
+        given = [queue_names] if isinstance(queue_names, str) else queue_names
+        super().__init__([getattr(queue, "name", queue) for queue in given], name=name, **options)
         self.board = mmap(-1, 4096)  # shared with the horse: deadline and id of the run in hand
         self.horse: int | None = None
         self.forked_at = 0.0
@@ -63,7 +62,7 @@ class Worker(RqWorker):
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # rq would raise our socket time-out to minutes
 
-    def work(  # type: ignore[override]
+    def work(
         self,
         burst: bool = False,
         logging_level: str | None = None,
@@ -231,7 +230,8 @@ class Worker(RqWorker):
 
     def _sleep(self, wakeup: int, commands: PubSub | None) -> PubSub | None:
         """Until a signal, a command of rq's, or the next beat."""
-        sockets = [commands.connection._sock] if commands and commands.connection and commands.connection._sock else []
+        connection: Any = commands and commands.connection
+        sockets = [connection._sock] if connection and connection._sock else []
         ready, _, _ = select.select([wakeup, *sockets], [], [], BEAT_EVERY / 4 if self.asked_to_stop else BEAT_EVERY)
         if wakeup in ready:
             os.read(wakeup, 4096)

@@ -97,7 +97,8 @@ with line as materialized (
                    outcome, counts, worker, error, fingerprint, code_version, dead)
   select coalesce(nullif(entry, ''), job), to_timestamp(due / 1000), attempt, run, coalesce(job, '?'), queue,
          coalesce(args, '{}'), nullif(enqueued, '')::timestamptz,
-         case when started ~ '^[0-9.]+$' then to_timestamp(started::float8 / 1000) else nullif(started, '')::timestamptz end,
+         case when started ~ '^[0-9.]+$' then to_timestamp(started::float8 / 1000)
+              else nullif(started, '')::timestamptz end,
          to_timestamp(ended / 1000), outcome, counts, worker, error,
          coalesce(fingerprint, case when error is not null then left(md5(error), 8) end), version, coalesce(dead, false)
   from line where kind is null
@@ -112,7 +113,8 @@ with line as materialized (
 ), latest as (
   insert into entry as e (name, last_due_at)
   select entry, max(at) from (
-    select entry, to_timestamp(due / 1000) as at from line where kind is null and entry <> '' and run like entry || '-%%'
+    select entry, to_timestamp(due / 1000) as at from line
+    where kind is null and entry <> '' and run like entry || '-%%'
     union all select entry, to_timestamp(last / 1000) from line where kind = 'skip') d
   group by 1 order by 1
   on conflict (name) do update set last_due_at = greatest(e.last_due_at, excluded.last_due_at)
@@ -137,8 +139,8 @@ def latest() -> list[dict[str, Any]]:
     """For each entry its latest attempt and when it last went well."""
     return db.maps(
         """
-        select e.name as entry, e.paused, e.cadence as override, r.due_at, r.started_at, r.ended_at, r.outcome, r.attempt,
-               r.counts, r.error, r.worker, good.ended_at as last_good_at
+        select e.name as entry, e.paused, e.cadence as override, r.due_at, r.started_at, r.ended_at, r.outcome,
+               r.attempt, r.counts, r.error, r.worker, good.ended_at as last_good_at
         from entry e
         left join lateral (select * from run where run.entry = e.name order by ended_at desc limit 1) r on true
         left join lateral (select ended_at from run where run.entry = e.name and outcome = 'ok'
@@ -163,7 +165,8 @@ def dead_groups() -> list[dict[str, Any]]:
     return db.maps(
         """
         select fingerprint, count(*)::int as letters, array_agg(distinct entry order by entry) as entries,
-               min(ended_at) as first_at, max(ended_at) as last_at, (array_agg(error order by ended_at desc))[1] as error
+               min(ended_at) as first_at, max(ended_at) as last_at,
+               (array_agg(error order by ended_at desc))[1] as error
         from run where dead and settled_at is null group by fingerprint order by max(ended_at) desc
         """
     )
@@ -182,24 +185,21 @@ def settle(fingerprint: str | None, run_ids: list[str]) -> list[dict[str, Any]]:
     )
 
 
-def override(
-    name: str, who: str, action: str, cadence: str | None, paused: bool, version: int
-) -> dict[str, Any]:
-    """Store an operator's override with its audit row in the open transaction; returns the row as it is now."""
+def override(name: str, who: str, action: str, change: dict[str, Any], version: int) -> dict[str, Any]:
+    """Change an operator's override (keys: cadence, paused) with its audit row in the open transaction."""
     db.rows("insert into entry (name) values (%s) on conflict do nothing", name)
-    (old,) = db.maps("select cadence, paused, version from entry where name = %s for update", name)
-    (new,) = db.maps(
-        """
-        update entry set cadence = %s, paused = %s, version = greatest(%s, version + 1) where name = %s
-        returning name, cadence, paused, version, last_due_at
-        """,
-        cadence,
-        paused,
+    (old,) = db.maps("select cadence, paused from entry where name = %s for update", name)
+    new = {**old, **change}
+    (row,) = db.maps(
+        """update entry set cadence = %s, paused = %s, version = greatest(%s, version + 1) where name = %s
+           returning name, cadence, paused, version""",
+        new["cadence"],
+        new["paused"],
         version,
         name,
     )
-    audit(who, action, name, {k: old[k] for k in ("cadence", "paused")}, {k: new[k] for k in ("cadence", "paused")})
-    return new
+    audit(who, action, name, old, new)
+    return row
 
 
 def audit(who: str, action: str, target: str, old: Any = None, new: Any = None) -> None:

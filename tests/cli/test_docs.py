@@ -19,7 +19,8 @@ def test_the_apps_role_may_do_what_the_contract_says_and_no_more() -> None:
     grant()
     granted: dict[str, set[str]] = {}
     for table, privilege in db.rows(
-        "select table_name, lower(privilege_type) from information_schema.role_table_grants where grantee = 'nightdesk_app'"
+        """select table_name, lower(privilege_type) from information_schema.role_table_grants
+           where grantee = 'nightdesk_app'"""
     ):
         granted.setdefault(table, set()).add(privilege)
     promised = {m._meta.table_name: set(m.app_may.split(", ")) for m in models() if m.app_may}
