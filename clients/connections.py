@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Timer
+from threading import Event, Timer
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
@@ -17,6 +17,8 @@ from clients import addresses
 
 if TYPE_CHECKING:
     from urllib3.response import HTTPResponse
+
+SLACK = 0.25  # seconds after the read time-out, which tells more when nothing comes at all
 
 
 class WatchedHTTP(HTTPConnection):
@@ -37,19 +39,23 @@ class WatchedHTTPS(HTTPSConnection):
 
 @contextmanager
 def _cut_after(seconds: Any, sock: socket.socket) -> Iterator[None]:
-    """A peer that drips its headers byte by byte never times out by itself: cut it off."""
+    """A peer that drips its headers byte by byte never times out by itself: cut it off, as a time-out."""
+    is_cut = Event()
 
     def cut() -> None:
+        is_cut.set()
         with suppress(OSError):  # it closed meanwhile
             sock.shutdown(socket.SHUT_RDWR)
 
-    timer = Timer(seconds, cut)
+    timer = Timer(seconds + SLACK, cut)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+    if is_cut.is_set():  # what is cut short parses as fewer headers and no body
+        raise TimeoutError
 
 
 class PublicHTTP(WatchedHTTP):

@@ -29,7 +29,7 @@ YAHOO = provider(
     read_timeout=4,
     deadline=6,
 )
-HUNDREDTHS = {"GBp": "GBP", "GBX": "GBP", "ZAc": "ZAR", "ILA": "ILS"}  # London quotes in pence
+HUNDREDTHS = ("GBp", "GBX", "ZAc", "ILA")  # pence in London, cents in Johannesburg, agorot in Tel Aviv
 
 
 def fetch_prices(symbols: Sequence[str]) -> tuple[list[Price], dict[str, Exception]]:
@@ -65,7 +65,7 @@ def parse_price(body: bytes | str, symbol: str) -> Price:
     if said != symbol:
         raise Rejected(f"yahoo: symbol is {said!r:.30}, not {symbol}")
     price = fields.price("yahoo", fields.field("yahoo", meta, "regularMarketPrice"), "regularMarketPrice")
-    if fields.field("yahoo", meta, "currency") in HUNDREDTHS:
+    if str(fields.field("yahoo", meta, "currency")) in HUNDREDTHS:
         price /= 100
     at = fields.instant("yahoo", fields.field("yahoo", meta, "regularMarketTime"), "regularMarketTime")
     return Price(symbol, price, at, "yahoo")
