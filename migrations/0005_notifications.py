@@ -4,17 +4,18 @@
 def up(migrator, db):
     db.execute_sql(
         """
-        -- The in-app message: there as soon as the fact is, in the fact's own transaction.
+        -- The in-app message: there as soon as the fact is, in the fact's own transaction. Trigger, notification and
+        -- deliveries are written by one statement, thousands at a time; foreign keys between them would only cost.
         create table notification (
           id bigint generated always as identity primary key, user_id bigint not null references app_user,
-          kind text not null check (kind in ('alert')), trigger_id bigint unique references alert_trigger,
+          kind text not null check (kind in ('alert')), trigger_id bigint unique,
           title text not null, data jsonb not null, created_at timestamptz not null default now(),
           read_at timestamptz
         );
         create index notification_user on notification (user_id, id desc);
 
         create table delivery (
-          id bigint generated always as identity primary key, notification_id bigint not null references notification,
+          id bigint generated always as identity primary key, notification_id bigint not null,
           channel text not null check (channel in ('email', 'console')), target text not null,
           key uuid not null default gen_random_uuid(),  -- the same over all tries: receivers know a repeat by it
           state text not null default 'pending' check (state in ('pending', 'sending', 'sent', 'failed', 'dead')),
