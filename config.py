@@ -7,6 +7,7 @@ Where a variable comes from, strongest first: the environment, `.env`, `.nightde
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -81,6 +82,23 @@ def url(*schemes: str) -> Callable[[str], str]:
 web = url("https", "http")
 
 
+ADDRESS = r"[^\s@<>,;]+@[^\s@<>,;]+"
+
+
+def address(text: str) -> str:
+    """`desk@example.com`."""
+    if not re.fullmatch(ADDRESS, text):
+        raise ValueError("a mail address such as desk@example.com")
+    return text
+
+
+def mailbox(text: str) -> str:
+    """`desk@example.com` or `Nightdesk <desk@example.com>`."""
+    if not re.fullmatch(rf"{ADDRESS}|[^<>\r\n]*<{ADDRESS}>", text):
+        raise ValueError("a mail address such as Nightdesk <desk@example.com>")
+    return text
+
+
 def channel_names(text: str) -> tuple[str, ...]:
     """Names of delivery channels with commas between."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
@@ -125,12 +143,12 @@ class Settings:
     smtp_url: str = setting(
         "SMTP_URL", "", "mail server: smtp://user:password@host:587, smtps://…:465", url("smtp", "smtps"), secret=True
     )
-    mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails")
+    mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails", mailbox)
     channels: tuple[str, ...] = setting(
         "CHANNELS", "email,console", "what delivers notifications, besides the app: email, console", channel_names
     )
     operator_email: str = setting(
-        "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those added by `nightdesk alerts add` without --user"
+        "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those that the command adds without --user", address
     )
 
     # cadences: any JOB_NAME_INTERVAL, see `nightdesk schedule`
