@@ -53,7 +53,7 @@ class Supervisor:
         if program not in self.programs:
             self.programs.append(program)
         program.process = process = processes.spawn(
-            ["/bin/sh", "-c", f"exec {program.line}"],
+            ["/bin/sh", "-c", f"exec env {program.line}"],
             cwd=self.cwd,
             env=self.environment,
             stdout=subprocess.PIPE,
