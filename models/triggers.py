@@ -75,7 +75,7 @@ gone as (
 ), triggered as (
   insert into alert_trigger (alert_id, number, user_id, symbol, price, previous, happened_at, received_at, source, rule)
   select alert_id, number, user_id, symbol, price, previous, happened_at, received_at, source,
-         jsonb_strip_nulls(jsonb_build_object('kind', kind, 'level', level, 'direction', direction))
+         jsonb_strip_nulls(jsonb_build_object('kind', kind, 'level', trim_scale(level)::text, 'direction', direction))
   from counted
   returning *
 ), told as materialized (
@@ -83,7 +83,8 @@ gone as (
          t.symbol || case c.kind when 'crosses' then ' crossed ' || trim_scale(c.level) || case c.way
                                    when 'up' then ' upwards, at ' else ' downwards, at ' end || trim_scale(t.price)
                      else ' is at ' || trim_scale(t.price) || ', ' || c.kind || ' ' || trim_scale(c.level) end as title,
-         to_jsonb(t) - 'id' - 'user_id' || jsonb_build_object('trigger_id', t.id) as data
+         to_jsonb(t) - 'id' - 'user_id' || jsonb_build_object(
+           'trigger_id', t.id, 'price', trim_scale(t.price)::text, 'previous', trim_scale(t.previous)::text) as data
   from triggered t join counted c using (alert_id)
 ), noted as (
   insert into notification (user_id, kind, trigger_id, title, data)

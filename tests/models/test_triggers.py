@@ -90,7 +90,7 @@ def test_a_firing_writes_trigger_count_notification_deliveries_and_event_togethe
     )
     assert inputs[:3] == [1, 96400, 97000]
     assert inputs[3:6] == [at(5), at(5), "binance"]
-    assert inputs[6] == {"kind": "below", "level": 96500.5}
+    assert inputs[6] == {"kind": "below", "level": "96500.5"}
     assert db.rows("select status, trigger_count, last_triggered_at from alert") == [("triggered", 1, at(5))]
     assert db.rows("select count(*) from alert_watch") == [(0,)]
     ((notification, title),) = db.rows("select id, title from notification where trigger_id = %s", trigger)
