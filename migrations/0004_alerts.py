@@ -39,7 +39,7 @@ def up(migrator, db):
         create index alert_watch_down on alert_watch (symbol, level) where direction = 'down';
         create index alert_watch_either on alert_watch (symbol, level) where direction = 'either';
 
-        -- Written with the alert's own row in one statement; alerts are never deleted, so a foreign key would only cost.
+        -- Written with the alert's own row in one statement; alerts are never deleted, so a foreign key is only cost.
         create table alert_trigger (
           id bigint generated always as identity primary key, alert_id bigint not null,
           number int not null check (number > 0), user_id bigint not null, symbol text collate "C" not null,
