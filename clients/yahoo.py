@@ -6,6 +6,7 @@ no cookie; whoever asks too much gets 429 for minutes. Symbols as `EURUSD=X`, `G
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -36,7 +37,7 @@ def fetch_prices(symbols: Sequence[str]) -> tuple[list[Price], dict[str, Excepti
     """Prices and failures by symbol, one call each, one a second: who finds the second taken is Unavailable."""
     prices: list[Price] = []
     failures: dict[str, Exception] = {}
-    for symbol in symbols:
+    for symbol in random.sample(symbols, len(symbols)):  # each gets its turn, however many there are
         try:
             prices.append(fetch_price(symbol))
         except (Unavailable, Rejected) as failure:

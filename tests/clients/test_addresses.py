@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -121,3 +123,26 @@ def test_the_hosts_name_is_what_the_peer_sees(monkeypatch, demo):
     thread.join()
     listener.close()
     assert f"Host: hooks.example:{port}".encode() in seen[0]
+
+
+def test_over_tls_the_peer_sees_the_hosts_name_too(monkeypatch, demo):
+    listener = socket.create_server(("127.0.0.1", 0))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    names = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):  # it has no certificate: the name is all that is wanted
+            context.wrap_socket(connection, server_side=True)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    port = listener.getsockname()[1]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with pytest.raises(Unavailable, match=r"TLS failed|lost"):
+        http.send("POST", f"https://hooks.example:{port}/x", b"{}")
+    thread.join()
+    listener.close()
+    assert names == ["hooks.example"]

@@ -34,7 +34,9 @@ def test_recorded_prices_come_through_as_of_now(tape):
     assert 1295 < by_symbol["XAUUSD"].price < 1320
     assert 1.22 < by_symbol["EURUSD"].price < 1.24
     assert 61_000 < by_symbol["BTCUSD"].price < 62_500
-    assert all(datetime.now(UTC) - price.happened_at < timedelta(minutes=1) for price in found)
+    live = [price for price in found if price.source != "frankfurter"]
+    assert len(live) >= 2
+    assert all(datetime.now(UTC) - price.happened_at < timedelta(minutes=1) for price in live)
     assert set(failures) == {"USDJPY", "XAGUSD"}
 
 
