@@ -20,7 +20,10 @@ COMMANDS = {
     "resume": "cli.schedule:resume",
     "cadence": "cli.schedule:cadence_",
     "simulate": "cli.schedule:simulate",
+    "prices": "cli.prices:prices",
+    "alerts": "cli.alerts:alerts",
     "dead": "cli.dead:dead",
+    "budget": "cli.budget:budget",
     "doctor": "cli.doctor:doctor",
     "docs": "cli.docs:docs",
 }

@@ -138,18 +138,17 @@ def remove_alert(alert_id: int) -> bool:
         )
 
 
-def alerts(now: datetime, user_id: int | None = None) -> list[dict[str, Any]]:
+def alerts(now: datetime, *, email: str | None = None, alert_id: int | None = None) -> list[dict[str, Any]]:
     """Alerts that were not removed, newest first, each with its symbol's price and that price's age and state."""
     return db.maps(
-        """select a.id, u.external_id as "user", u.email, a.symbol, a.kind, a.direction, a.level, a.status,
-                  case when w.arms then 'arming' when w.alert_id is not null then 'armed' end as waits,
+        """select a.id, u.external_id as "user", u.email, a.symbol, a.kind, a.direction, a.level, a.frequency, a.status,
+                  case when w.arms then 'the near side' when w.alert_id is not null then 'the level' end as waits_for,
                   a.trigger_count, a.last_triggered_at, a.created_at, q.price, t.now - q.happened_at as age,
                   case when not i.active then 'unfollowed' when q.stale_at <= t.now then 'stale'
                        else q.state end as state
            from alert a join app_user u on u.id = a.user_id join instrument i using (symbol) join quote q using (symbol)
                 left join alert_watch w on w.alert_id = a.id, cast(%s as timestamptz) as t(now)
-           where a.status <> 'removed' and (%s::bigint is null or a.user_id = %s) order by a.id desc""",
-        now,
-        user_id,
-        user_id,
+           where a.status <> 'removed' and (%s::text is null or lower(u.email) = lower(%s))
+             and (%s::bigint is null or a.id = %s) order by a.id desc""",
+        *(now, email, email, alert_id, alert_id),
     )

@@ -1,0 +1,38 @@
+"""Arguments of commands that are more than text: what is wrong with one is said in its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import click
+
+import config
+
+
+class Parsed(click.ParamType[Any]):
+    """An argument that a function reads; its ValueError says what would be right."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self.parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except ValueError as wrong:
+            self.fail(f"{value!r} is not {wrong}", param, ctx)
+
+
+def number(text: str) -> Decimal:
+    """A decimal number with all its digits."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError("a number") from None
+
+
+NUMBER = Parsed("number", number)
+DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))
+EMAIL = Parsed("email", config.address)

@@ -1,0 +1,157 @@
+"""Alerts and prices from a shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from click.testing import CliRunner, Result
+
+import db
+from cli.main import nightdesk as command
+from domain.failures import Rejected
+from domain.prices import Price
+from models import prices
+
+pytestmark = pytest.mark.usefixtures("database")
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call() -> Call:
+    """Run the command in this process; it opens and closes the connection itself."""
+
+    def run(*words: str, code: int = 0) -> Result:
+        db.database.close()
+        result = CliRunner().invoke(command, list(words), catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        db.database.connect(reuse_if_open=True)
+        return result
+
+    return run
+
+
+def tick(symbol: str, value: str) -> None:
+    now = datetime.now(UTC)
+    prices.record([Price(symbol, Decimal(value), now, "binance")], {}, now)
+
+
+def test_an_alert_that_is_not_reached_waits_for_the_operator(call):
+    tick("BTCUSD", "97000.50")
+    said = call("alerts", "add", "btcusd", "above", "98000").output
+    assert "BTCUSD above 98000 waits; the price is 97000.5" in said
+    assert "operator@localhost is told" in said
+    (row,) = json.loads(call("alerts", "list", "--json").output)
+    assert (row["email"], row["status"], row["level"], row["state"]) == (
+        "operator@localhost",
+        "active",
+        "98000",
+        "fresh",
+    )
+
+
+def test_an_alert_that_is_already_true_fires_at_once(call):
+    tick("BTCUSD", "97000")
+    made = call("alerts", "add", "BTCUSD", "below", "97000", "--user", "ann@example.com", "--json").output
+    (row,) = json.loads(made)
+    assert (row["fired"], row["status"], row["email"]) == (True, "triggered", "ann@example.com")
+
+
+def test_a_crossing_has_a_direction(call):
+    tick("XAUUSD", "4165.2")
+    call("alerts", "add", "XAUUSD", "crosses", "4100", "--direction", "up")
+    call("alerts", "add", "XAUUSD", "crosses", "4200")
+    shown = " ".join(call("alerts", "list").output.split())
+    assert "XAUUSD crosses 4100 (up)" in shown
+    assert "waits for the near side" in shown
+    assert "XAUUSD crosses 4200 (either)" in shown
+
+
+def test_the_list_says_what_is_wrong_with_a_price(call):
+    tick("BTCUSD", "97000")
+    prices.record([], {"BTCUSD": Rejected("binance: no field price")}, datetime.now(UTC))
+    call("alerts", "add", "BTCUSD", "above", "90000")
+    call("alerts", "add", "EURUSD", "above", "1.2")
+    shown = " ".join(call("alerts", "list").output.split())
+    assert "old, STALE)" in shown
+    assert "MISSING" in shown
+    assert "waits for the level" in shown
+
+
+def test_a_list_can_be_one_users(call):
+    call("alerts", "add", "BTCUSD", "above", "1", "--user", "Ann@example.com")
+    call("alerts", "add", "BTCUSD", "above", "2", "--user", "bob@example.com")
+    (row,) = json.loads(call("alerts", "list", "--json", "--user", "ann@EXAMPLE.com").output)
+    assert row["level"] == "1"
+
+
+def test_a_removed_alert_is_gone_from_the_list(call):
+    (row,) = json.loads(call("alerts", "add", "BTCUSD", "above", "1", "--json").output)
+    assert "is removed" in call("alerts", "rm", str(row["id"])).output
+    assert json.loads(call("alerts", "list", "--json").output) == []
+    assert "see `nightdesk alerts list`" in call("alerts", "rm", str(row["id"]), code=1).output
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("BTCUSD", "above", "NaN"), "never reached"),
+        (("BTCUSD", "above", "-5"), "never reached"),
+        (("BTCUSD", "above", "0"), "never reached"),
+        (("BTCUSD", "above", "much"), "'much' is not a number"),
+        (("BTCUSD", "equals", "5"), "not one of 'above', 'below', 'crosses'"),
+        (("BTCUSD", "above", "5", "--direction", "up"), "has no direction"),
+        (("BTCUSD", "above", "5", "--user", "ann"), "'ann' is not a mail address"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason_and_nothing_is_written(call, words, reason):
+    assert reason in call("alerts", "add", *words, code=2).output
+    assert db.rows("select count(*) from alert") == [(0,)]
+    assert db.rows("select count(*) from app_user") == [(0,)]
+
+
+def test_a_symbol_that_is_not_followed_is_refused_with_what_to_do(call):
+    assert "add it with `nightdesk prices add ETHUSD`" in call("alerts", "add", "ETHUSD", "above", "1", code=1).output
+    assert db.rows("select count(*) from app_user") == [(0,)]
+
+
+def test_prices_are_listed_with_age_state_and_failure(call):
+    tick("BTCUSD", "97000.50")
+    prices.record([], {"XAUUSD": Rejected("gold-api: no field price")}, datetime.now(UTC))
+    rows = {row["symbol"]: row for row in json.loads(call("prices", "list", "--json").output)}
+    assert len(rows) == 6
+    assert (rows["BTCUSD"]["price"], rows["BTCUSD"]["state"]) == ("97000.50", "fresh")
+    assert 0 <= rows["BTCUSD"]["age"] < 60
+    shown = " ".join(call("prices", "list").output.split())
+    assert "97000.50" in shown
+    assert "gold-api: no field price" in shown
+
+
+def test_an_instrument_is_followed_changed_and_dropped_with_an_audit_row_each(call):
+    assert "ETHUSD (crypto) is followed from now on" in call("prices", "add", "ethusd").output
+    assert "is changed" in call("prices", "add", "ETHUSD", "--max-age", "5m", "--tick-size", "0.01").output
+    row = {row["symbol"]: row for row in json.loads(call("prices", "list", "--json").output)}["ETHUSD"]
+    assert (row["max_age"], row["tick_size"]) == (300.0, "0.01")
+    assert "followed no longer" in call("prices", "rm", "ETHUSD").output
+    assert "is not followed" in call("prices", "rm", "ETHUSD", code=1).output
+    actions = db.rows("select action, target from audit order by id")
+    assert actions == [("prices add", "ETHUSD"), ("prices add", "ETHUSD"), ("prices rm", "ETHUSD")]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("A B",), "is not a symbol"),
+        (("X'; drop table quote; --",), "is not a symbol"),
+        (("ETHUSD", "--max-age", "never"), "is not a duration above zero"),
+        (("ETHUSD", "--tick-size", "NaN"), "is not above 0"),
+        (("ETHUSD", "--kind", "magic"), "not one of"),
+    ],
+)
+def test_an_instrument_that_makes_no_sense_is_refused_with_the_reason(call, words, reason):
+    assert reason in call("prices", "add", *words, code=2).output
+    assert db.rows("select count(*) from instrument") == [(6,)]
