@@ -20,6 +20,7 @@ TYPES = {
     peewee.DoubleField: "double precision",
     peewee.DateField: "date",
     peewee.UUIDField: "uuid",
+    peewee.BlobField: "bytea",
     postgres_ext.DateTimeTZField: "timestamp with time zone",
     postgres_ext.IntervalField: "interval",
     postgres_ext.BinaryJSONField: "jsonb",
