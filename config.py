@@ -128,6 +128,10 @@ class Settings:
     private_targets: bool = setting(
         "PRIVATE_TARGETS", "off", "let users' URLs reach private addresses; for the demo and tests alone", switch
     )
+    app_secret: str = setting(
+        "APP_SECRET", "", "shared with the served app, which signs its users' tokens for /events with it", secret=True
+    )
+    port: int = setting("PORT", "8000", "where `web` listens; Render and Heroku set it", whole)
     contact: str = setting("CONTACT", "", "an e-mail address or URL, sent in the User-Agent to outside services")
 
     # prices

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from rq_scheduler import Scheduler as RqScheduler
 
 import db
+import models.prices
 from domain.cadence import cron, every, plan
 from engine import entries, steps
 from engine.entries import Entry, State
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 SCHEDULE: tuple[Entry, ...] = (
     # what users see
-    Entry(every(5), prices.sync_prices, overlap="skip"),
+    Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
     Entry(cron("27 3 * * *"), upkeep.prune_history),

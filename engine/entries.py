@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
+Freshness = Callable[[datetime], list[dict[str, Any]]]  # rows {name, age, allowed} at an instant
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of SCHEDULE: cadence, job, arguments, and its misfire and overlap rule."""
@@ -31,6 +34,7 @@ class Entry:
     misfire: str = "run"  # run the latest missed due time once, or skip
     overlap: str = "skip"  # skip a due time while the run before goes on, or queue one
     alias: str = ""  # a predecessor's variable for the cadence
+    freshness: Freshness | None = None  # its data's ages: the job may be well while its source stands still
     stagger: bool = True  # off the round minute, by a stable amount
 
     def __post_init__(self) -> None:

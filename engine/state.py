@@ -76,3 +76,10 @@ def _members(redis: Redis, key: str) -> list[Member]:
             pipe.hget(f"rq:worker:{name}", "state")
         states = pipe.execute()
     return [Member(name, silent, (state or b"").decode()) for (name, silent), state in zip(found, states, strict=True)]
+
+
+def running(redis: Redis) -> set[str]:
+    """Entries of which a run is under way."""
+    prefix = "nightdesk:running:entry:"
+    keys = [key.decode() for key in redis.scan_iter(f"{prefix}*", count=1000)]
+    return {key.removeprefix(prefix) for key in keys}

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import config
 import events
+import models.events
 from models import partitions
 from queues import LOW, job
 
@@ -18,6 +19,8 @@ def prune_history(due_at: datetime) -> dict[str, int]:
     for table, keep in days.items():
         strays = partitions.rescue_strays(table)
         counts["made"] += partitions.make_ahead(table)
+        if table == "event":
+            models.events.remember_floor(due_at - timedelta(days=keep))
         counts["dropped"] += partitions.drop_older(table, due_at - timedelta(days=keep))
         counts["strays"] += strays
         if strays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from peewee import BigIntegerField, CompositeKey, TextField
@@ -9,6 +10,9 @@ from playhouse.postgres_ext import BinaryJSONField
 
 import db
 from models.fields import InstantField, Xid8Field
+
+
+FLOOR = "event.floor"  # reader_position of the last event that was dropped
 
 
 class Position(NamedTuple):
@@ -65,6 +69,23 @@ def after(position: Position, limit: int = 500) -> list[dict[str, Any]]:
         position.id,
         limit,
     )
+
+
+def remember_floor(before: datetime) -> None:
+    """Before events older than `before` go: note the last of them, so that whoever resumes behind it is told."""
+    db.rows(
+        """insert into reader_position (reader, xid, id)
+           select %s, xid, id from event where created_at < %s order by xid desc, id desc limit 1
+           on conflict (reader) do update set xid = excluded.xid, id = excluded.id""",
+        FLOOR,
+        before,
+    )
+
+
+def is_too_old(position: Position) -> bool:
+    """Whether events behind `position` are no longer kept."""
+    found = db.rows("select xid::text::bigint, id from reader_position where reader = %s", FLOOR)
+    return bool(found) and position < Position(*found[0])
 
 
 def tail() -> Position:

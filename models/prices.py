@@ -194,3 +194,13 @@ def add(symbol: str, kind: str, max_age: timedelta | None, tick_size: Decimal | 
 def retire(symbol: str) -> bool:
     """Follow an instrument no longer; its history and the alerts on it stay, silent. False if it was not followed."""
     return bool(db.rows("update instrument set active = false where symbol = %s and active returning 1", symbol))
+
+
+def freshness(now: datetime) -> list[dict[str, Any]]:
+    """Each quote's age against what is allowed for it; a missing one counts as a day old."""
+    return db.maps(
+        """select q.symbol as name, coalesce(cast(%s as timestamptz) - q.happened_at, interval '1 day') as age,
+                  coalesce(q.stale_at - q.happened_at, i.max_age, interval '1 hour') as allowed
+           from quote q join instrument i using (symbol) where i.active""",
+        now,
+    )

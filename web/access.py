@@ -1,0 +1,156 @@
+"""Who gets in. Every route names its access, and what names none is closed.
+
+Operators come with a session cookie, programs with a token, the served app's users with a short
+JWT (HS256) that the app signs with APP_SECRET: `{"sub": "<external id>", "exp": …}`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+import db
+from config import settings
+from models import operators
+from web import blocking
+
+COOKIE = "nightdesk"
+OPEN, VIEWER, OPERATOR, METRICS, READ, APP = "open", "viewer", "operator", "metrics", "read", "app"
+TRIES, TRIES_SECONDS = 10, 300  # logins per name and per address
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger("nightdesk.web")
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks: an operator, a program with a scope, or a user of the served app."""
+
+    name: str
+    role: str  # viewer, operator, metrics, read, app
+    session: str = ""  # the session's token
+    user_id: int | None = None  # of the app's user
+
+    @property
+    def csrf(self) -> str:
+        """What a form or script of our own page sends back; nobody else can know it."""
+        return hmac.new(self.session.encode(), b"csrf", sha256).hexdigest()
+
+    def may(self, access: str) -> bool:
+        """Whether this visitor has that access; an operator has a viewer's, and both may read everything."""
+        allowed = {VIEWER: {VIEWER, OPERATOR}, OPERATOR: {OPERATOR}, METRICS: {METRICS, VIEWER, OPERATOR}}
+        allowed |= {READ: {READ, VIEWER, OPERATOR}, APP: {APP, VIEWER, OPERATOR}}
+        return self.role in allowed[access]
+
+
+def needs(access: str) -> Callable[[Endpoint], Endpoint]:
+    """Close an endpoint to everybody without that access; requests that change something also need our CSRF token."""
+
+    def close(endpoint: Endpoint) -> Endpoint:
+        @wraps(endpoint)
+        async def guarded(request: Request) -> Response:
+            if access != OPEN:
+                visitor = await who(request)
+                refusal = await _refusal(request, visitor, access)
+                if refusal:
+                    return refusal
+                request.state.visitor = visitor
+            return await endpoint(request)
+
+        guarded.access = access  # type: ignore[attr-defined]
+        return guarded
+
+    return close
+
+
+async def _refusal(request: Request, visitor: Visitor | None, access: str) -> Response | None:
+    if visitor is None:
+        if "text/html" in request.headers.get("accept", "") and request.method == "GET":
+            return RedirectResponse("/login", 303)
+        return JSONResponse({"error": "log in, or send a token"}, 401, {"WWW-Authenticate": "Bearer"})
+    if not visitor.may(access):
+        return JSONResponse({"error": f"this needs {access}; {visitor.name} is {visitor.role}"}, 403)
+    if request.method not in ("GET", "HEAD") and visitor.session and not await _is_ours(request, visitor):
+        return JSONResponse({"error": "the form is not ours or too old: reload the page"}, 403)
+    return None
+
+
+async def _is_ours(request: Request, visitor: Visitor) -> bool:
+    sent = request.headers.get("x-csrf") or str((await request.form()).get("csrf", ""))
+    return hmac.compare_digest(sent.encode(), visitor.csrf.encode()) and same_origin(request)
+
+
+def same_origin(connection: HTTPConnection) -> bool:
+    """Whether the browser says that the request comes from a page of ours (or says nothing: no browser)."""
+    origin = connection.headers.get("origin")
+    return not origin or urlsplit(origin).netloc == connection.headers.get("host")
+
+
+async def who(connection: HTTPConnection) -> Visitor | None:
+    """The visitor behind a session cookie, a bearer token, or (for /events alone) a `token` parameter."""
+    if session := connection.cookies.get(COOKIE):
+        found = await blocking.run(operators.of_session, session)
+        if found:
+            return Visitor(*found, session=session)
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    token = token if scheme.lower() == "bearer" else ""
+    if not token and connection.url.path == "/events":
+        token = connection.query_params.get("token", "")
+    if token.startswith("nd_"):
+        scope = await blocking.run(operators.token_scope, token)
+        return Visitor("a program", scope) if scope else None
+    return await app_user(token) if token else None
+
+
+async def app_user(token: str) -> Visitor | None:
+    """The served app's user behind a JWT that the app signed; None for one that is forged, expired or of no user."""
+    import jwt
+
+    if not settings.app_secret:
+        return None
+    try:
+        claims = jwt.decode(
+            token, settings.app_secret, algorithms=["HS256"], options={"require": ["exp", "sub"]}, leeway=5
+        )
+    except jwt.InvalidTokenError:
+        return None
+    found = await blocking.run(db.rows, "select id from app_user where external_id = %s", str(claims["sub"]))
+    return Visitor(str(claims["sub"]), APP, user_id=found[0][0]) if found else None
+
+
+async def may_try(request: Request, name: str) -> bool:
+    """Count a login; False after too many for this name or from this address."""
+    address = request.client.host if request.client else "?"
+    with db.redis().pipeline() as pipe:
+        for key in (f"nightdesk:login:{name[:64]}", f"nightdesk:login:{address}"):
+            pipe.incr(key)
+            pipe.expire(key, TRIES_SECONDS, nx=True)
+        counts: list[Any] = pipe.execute()
+    return max(counts[0], counts[2] / 5) <= TRIES
+
+
+def log_in(response: Response, request: Request, token: str) -> None:
+    """Set the session's cookie: unreadable for scripts, not sent along from other sites."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(operators.SESSION.total_seconds()),
+        httponly=True,
+        samesite="lax",
+        secure=is_https(request),
+        path="/",
+    )
+
+
+def is_https(request: Request) -> bool:
+    """Whether the browser came by HTTPS, through the platform's proxy too."""
+    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").startswith("https")
