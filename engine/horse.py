@@ -67,6 +67,11 @@ class Run:
     ttl: int
 
     @property
+    def enqueued_ms(self) -> int:
+        """When it was enqueued, ms; its start where that is unreadable."""
+        return _milliseconds(self.enqueued, self.started)
+
+    @property
     def scheduled(self) -> bool:
         """Whether our own steps enqueued it, with its due time and limits."""
         return self.limits is not None
@@ -348,7 +353,10 @@ def _finish(run: Run, outcome: Outcome, took: float, limits: str, row: str | Non
         "execution": run.execution,
         "queue": run.queue,
         "outcome": outcome.name,
+        "name": run.entry or "ad-hoc",
         "seconds": round(took, 6),
+        "waited": max(0, run.started - run.enqueued_ms) / 1000,
+        "late": max(0, run.started - run.due) / 1000 if run.scheduled and run.attempt == 1 else None,
         "limits": limits,
         "row": row,
         "ttl": run.ttl,

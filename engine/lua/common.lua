@@ -33,6 +33,21 @@ local function record(row, data) -- one line of history; PostgreSQL gets it with
   if data then call('XADD', RUNS, '*', 'r', row, 'd', data) else call('XADD', RUNS, '*', 'r', row) end
 end
 
+-- Counters and histograms for /metrics: one hash, fields name|label (counter), name|label|le and name|label|sum.
+local METRICS = 'nightdesk:metrics'
+local BOUNDS = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300}
+
+local function tally(name, label, by) call('HINCRBY', METRICS, name .. '|' .. label, by or 1) end
+
+local function observe(name, label, seconds)
+  local le = '+Inf'
+  for _, bound in ipairs(BOUNDS) do
+    if seconds <= bound then le = tostring(bound) break end
+  end
+  call('HINCRBY', METRICS, name .. '|' .. label .. '|' .. le, 1)
+  call('HINCRBYFLOAT', METRICS, name .. '|' .. label .. '|sum', seconds)
+end
+
 local function push(id, queue, front)
   call(front and 'LPUSH' or 'RPUSH', 'rq:queue:' .. queue, id)
   call('SADD', 'rq:queues', 'rq:queue:' .. queue)
@@ -87,6 +102,8 @@ local function rescue(worker, reason, encoded, stopped)
     drop_execution(worker, id, execution, queue)
     if job['data'] then
       release(job['nd_limits'], id)
+      tally('worker_runs_total', job['nd_entry'] or 'ad-hoc')
+      tally('worker_errors_total', job['nd_entry'] or 'ad-hoc')
       local tries, last = call('HINCRBY', 'rq:job:' .. id, 'nd_tries', 1), tonumber(job['nd_max'] or '3')
       local dead = tries >= last or stopped == id
       record(cjson.encode({entry = job['nd_entry'], run = id, queue = queue, due = tonumber(job['nd_due']),

@@ -4,9 +4,11 @@
 -- scheduler was first, or an error's text.
 
 local function skip(entry, key, reason, first, last, count, h)
+  local added = count
   if h.reason == reason then -- the streak goes on: one row with a count
     first, count = tonumber(h.first), tonumber(h.count) + count
   end
+  tally('schedule_missed_total', reason, added)
   h.reason, h.first, h.count = reason, first, count
   call('HSET', key, 'skip_reason', reason, 'skip_first', first, 'skip_count', count)
   record(cjson.encode({kind = 'skip', entry = entry, reason = reason, first = first, last = last, count = count}))

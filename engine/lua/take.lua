@@ -9,7 +9,16 @@ local function finish(f)
   local key = 'rq:job:' .. f.id
   if not drop_execution(worker, f.id, f.execution, f.queue) then state = 'fenced' return end
   release(f.limits, f.id)
-  if f.row then record(f.row) end
+  if f.row then
+    record(f.row)
+    tally('worker_runs_total', f.name)
+    if f.outcome ~= 'ok' and f.outcome ~= 'yielded' and f.outcome ~= 'handed_back' then
+      tally('worker_errors_total', f.name)
+    end
+    observe('worker_duration_seconds', f.name, f.seconds)
+    observe('queue_latency_seconds', f.queue, f.waited)
+    if f.late then observe('schedule_lateness_seconds', f.name, f.late) end
+  end
   call('HINCRBYFLOAT', worker_key, 'total_working_time', f.seconds)
   if f.outcome == 'ok' then
     call('HINCRBY', worker_key, 'successful_job_count', 1)
