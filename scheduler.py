@@ -25,7 +25,7 @@ import models.prices
 from domain.cadence import cron, every, plan
 from engine import entries, steps
 from engine.entries import Entry, State
-from jobs import prices, upkeep
+from jobs import alerts, notifications, prices, upkeep
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from redis.client import PubSub
 
 SCHEDULE: tuple[Entry, ...] = (
+    # what users wait for
+    Entry(every(2), alerts.check_alerts, alias="ALERT_CHECKER_INTERVAL"),
+    Entry(every(2), notifications.deliver_notifications),
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
     # housekeeping, when it is quiet

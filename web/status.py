@@ -80,7 +80,8 @@ def _provider(provider: Any, now: datetime) -> dict[str, Any]:
         "error": provider.error,
         "error_ago": now - provider.error_at if provider.error_at else None,
         "windows": [
-            {"window": w.window, "used": w.used, "limit": w.limit, "runs_out_at": w.runs_out_at} for w in provider.windows
+            {"window": w.window, "used": w.used, "limit": w.limit, "runs_out_at": w.runs_out_at}
+            for w in provider.windows
         ],
         "bad": provider.breaker != "closed",
         "dim": bool(provider.off),
