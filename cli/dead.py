@@ -8,7 +8,7 @@ import click
 
 import db
 from cli.output import json_option, show
-from engine import entries
+from engine import letters
 from models import runs
 
 who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
@@ -36,13 +36,9 @@ def list_(as_json: bool) -> None:
 @who_option
 def retry(which: tuple[str, ...], who: str) -> None:
     """Enqueue them again with their arguments and due time. WHICH: a fingerprint, or run ids."""
-    import queues
-
-    queues.load_jobs()
-    with db.database.connection_context(), db.transaction():
-        letters = _settle(which, who, "retry")
-        entries.retry(db.redis(), letters)
-    click.echo(f"{len(letters)} run(s) are queued again")
+    with db.database.connection_context():
+        count = letters.retry(db.redis(), which, who)
+    click.echo(f"{_found(count, which)} run(s) are queued again")
 
 
 @dead.command()
@@ -50,14 +46,12 @@ def retry(which: tuple[str, ...], who: str) -> None:
 @who_option
 def discard(which: tuple[str, ...], who: str) -> None:
     """Close them without another try. WHICH: a fingerprint, or run ids."""
-    with db.database.connection_context(), db.transaction():
-        letters = _settle(which, who, "discard")
-    click.echo(f"{len(letters)} run(s) are closed")
+    with db.database.connection_context():
+        count = letters.discard(which, who)
+    click.echo(f"{_found(count, which)} run(s) are closed")
 
 
-def _settle(which: tuple[str, ...], who: str, action: str) -> list[dict[str, object]]:
-    letters = [letter for word in which for letter in runs.settle(word, [word])]
-    if not letters:
+def _found(count: int, which: tuple[str, ...]) -> int:
+    if not count:
         raise click.ClickException(f"no open dead letter is called {', '.join(which)}: see `nightdesk dead list`")
-    runs.audit(who, action, ", ".join(which), None, {"runs": [letter["run_id"] for letter in letters]})
-    return letters
+    return count

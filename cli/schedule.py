@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ import db
 from cli.output import json_option, show, span, when
 from config import settings
 from domain.cadence import Cadence, cadence
-from engine import entries, steps
+from engine import entries
 
 who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
 
@@ -124,7 +123,6 @@ def cadence_(entry: str, text: str | None, reset: bool, who: str) -> None:
 def run(job: str, arguments: tuple[str, ...], wait: bool, who: str) -> None:
     """Run an entry or any job now, on a worker: `nightdesk run sync_prices`, `nightdesk run JOB 5 key=value`."""
     import queues
-    from models import runs
     from scheduler import SCHEDULE
 
     entry = next((e for e in SCHEDULE if e.id == job), None)
@@ -132,17 +130,9 @@ def run(job: str, arguments: tuple[str, ...], wait: bool, who: str) -> None:
         spec = entry.spec if entry else queues.find_job(job)
     except LookupError as wrong:
         raise click.ClickException(str(wrong)) from None
-    args, kwargs = _arguments(arguments) if arguments or not entry else (entry.args, entry.kwargs)
-    now = steps.now(db.redis())
-    name = entry.id if entry else spec.name
-    limits = entries.limits_of(spec, entry.id if entry else None)
-    run_id = f"{name}-now-{now}-{os.getpid()}"
+    args, kwargs = _arguments(arguments)
     with db.database.connection_context():
-        runs.audit(who, "run", name, None, {"run_id": run_id, "args": args, "kwargs": kwargs})
-    steps.enqueue(
-        db.redis(), spec.path, spec.queue, run_id=run_id, args=args, kwargs=kwargs, due=now, entry=name,
-        timeout=spec.timeout, tries=spec.tries, limits=limits,
-    )  # fmt: skip
+        run_id = entries.run_now(db.redis(), entry or spec, who, args, kwargs)
     click.echo(f"{run_id} is queued on {spec.queue}")
     if wait:
         _wait(run_id)

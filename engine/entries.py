@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -176,25 +177,21 @@ def override(redis: Redis, entry: Entry, who: str, action: str, **change: Any) -
     return row
 
 
-def retry(redis: Redis, letters: Sequence[dict[str, Any]]) -> None:
-    """Enqueue dead letters again, in the transaction that settles them: none is lost, their due time stays."""
-    for letter in letters:
-        spec = queues.registry.get(letter["job"])
-        with redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(f"rq:failed:{letter['queue']}", letter["run_id"])
-            pipe.delete(f"rq:results:{letter['run_id']}", f"rq:job:{letter['run_id']}")
-            pipe.execute()
-        steps.enqueue(
-            redis,
-            letter["job"],
-            letter["queue"],
-            run_id=letter["run_id"],
-            args=tuple(letter["arguments"].get("args", ())),
-            kwargs=letter["arguments"].get("kwargs", {}),
-            due=steps.milliseconds(letter["due_at"]),
-            entry=letter["entry"],
-            timeout=spec.timeout if spec else 60,
-            tries=spec.tries if spec else 1,
-            limits=limits_of(spec, None) if spec else "",
-            attempt=letter["attempt"],
-        )
+def run_now(
+    redis: Redis, what: Entry | queues.Job, who: str, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+) -> str:
+    """Enqueue one run of an entry (with its arguments, unless others are given) or of any job; returns the run's id.
+
+    Its audit row is written first: PostgreSQL's connection is open.
+    """
+    spec, name = (what, what.name) if isinstance(what, queues.Job) else (what.spec, what.id)
+    entry = what if isinstance(what, Entry) else None
+    if entry and not args and not kwargs:
+        args, kwargs = entry.args, entry.kwargs
+    now = steps.now(redis)
+    run_id = f"{name}-now-{now}-{secrets.token_hex(3)}"
+    runs.audit(who, "run", name, None, {"run_id": run_id, "args": args, "kwargs": kwargs or {}})
+    return steps.enqueue(
+        redis, spec.path, spec.queue, run_id=run_id, args=tuple(args), kwargs=kwargs, due=now, entry=name,
+        timeout=spec.timeout, tries=spec.tries, limits=limits_of(spec, entry.id if entry else None),
+    )  # fmt: skip
