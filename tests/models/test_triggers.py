@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from threading import Barrier, Thread
+from random import Random
+from threading import Barrier, Event, Thread
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -285,6 +286,59 @@ def test_a_tick_whose_transaction_ends_late_is_not_skipped(database):
         other.close()
     assert check() == 1
     assert fired() == [(alert, 97600, 5)]
+
+
+def test_alerts_made_while_prices_move_and_checks_run_miss_nothing_and_fire_once(database):  # noqa: C901
+    symbols = ["BTCUSD", "XAUUSD", "EURUSD"]
+    for symbol in symbols:
+        tick(0, 100, symbol)
+    made: dict[int, tuple[str, Decimal, datetime]] = {}
+    errors, stop = [], Event()
+
+    def work(task) -> None:
+        with db.database.connection_context():
+            try:
+                task(Random(1))
+            except PeeweeException as error:
+                errors.append(error)
+
+    def move(dice: Random) -> None:
+        for second in range(1, 150):
+            for symbol in dice.sample(symbols, 2):
+                tick(second, dice.randint(90, 110), symbol)
+        stop.set()
+
+    def make(dice: Random) -> None:
+        while not stop.is_set():
+            symbol, rule = dice.choice(symbols), Rule("above", Decimal(dice.randint(95, 115)))
+            with db.transaction():
+                ((since,),) = db.rows("select happened_at from quote where symbol = %s for share", symbol)
+                created = create_alert(user_with("a@b.c"), symbol, rule, CHANNELS, since)
+            made.update({} if created.fired else {created.id: (symbol, rule.level, since)})
+
+    def look(dice: Random) -> None:
+        while not stop.is_set():
+            check()
+
+    threads = [Thread(target=work, args=(task,)) for task in (move, make, make, look, look)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    check()
+    assert errors == []
+    assert len(made) > 20
+    shots = {alert: (happened_at, count) for alert, happened_at, count in db.rows(
+        "select alert_id, min(happened_at), count(*) from alert_trigger group by 1"
+    )}  # fmt: skip
+    for alert, (symbol, level, since) in made.items():
+        ((first,),) = db.rows(
+            "select min(happened_at) from tick where symbol = %s and price >= %s and happened_at > %s",
+            symbol,
+            level,
+            since,
+        )
+        assert shots.get(alert) == ((first, 1) if first else None)
 
 
 # A law: whatever the path of prices, the moments of checking and the alerts, what fires is what following each
