@@ -11,8 +11,9 @@ import click
 import config
 import db
 from cli.arguments import EMAIL, NUMBER
-from cli.output import json_option, show, span
+from cli.output import json_option, show
 from domain.alerts import DIRECTIONS, KINDS, Rule
+from domain.spans import span
 from models import alerts as store
 
 COLUMNS = {

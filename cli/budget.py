@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 import db
-from cli.output import json_option, show, span, when
+from cli.output import json_option, show, when
 from clients import http
 from clients.gate import State
 from domain.budget import Use
+from domain.spans import span
 
 COLUMNS = {
     "name": "provider", "on": "on", "spent": "spent", "runs_out": "runs out", "breaker": "breaker",

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from config import settings
+from domain.spans import span
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -64,13 +65,3 @@ def when(instant: datetime, *, seconds: bool = True) -> str:
     """An instant in the operator's zone."""
     local = instant.astimezone(settings.timezone)
     return local.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
-
-
-def span(length: timedelta) -> str:
-    """`340 ms`, `4.2 s`, `3 min`, `5 h`, `2 d`; a sign for what lies behind."""
-    seconds = length.total_seconds()
-    sign, seconds = ("-" if seconds < 0 else ""), abs(seconds)
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{sign}{seconds / size:.0f} {unit}"
-    return f"{sign}{seconds:.1f} s" if seconds >= 1 else f"{sign}{seconds * 1000:.0f} ms"

@@ -11,8 +11,9 @@ import click
 import db
 from cli.arguments import DURATION, NUMBER
 from cli.dead import who_option
-from cli.output import json_option, show, span
+from cli.output import json_option, show
 from domain.prices import HIGHEST, KINDS, SYMBOL
+from domain.spans import span
 from models import prices as store
 from models import runs
 

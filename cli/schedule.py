@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 import click
 
 import db
-from cli.output import json_option, show, span, when
+from cli.output import json_option, show, when
 from config import settings
 from domain.cadence import Cadence, cadence
+from domain.spans import span
 from engine import entries
 
 who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 import db
-from cli.output import json_option, plain, span, table
+from cli.output import json_option, plain, table
+from domain.spans import span
 from web.status import snapshot
 
 
