@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCHEDULE: tuple[Entry, ...] = (
     # what users wait for
     Entry(every(2), alerts.check_alerts, alias="ALERT_CHECKER_INTERVAL"),
-    Entry(every(2), notifications.deliver_notifications),
+    Entry(every(2, stagger=0.3), notifications.deliver_notifications),  # right after the check
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
     # housekeeping, when it is quiet

@@ -18,13 +18,14 @@ def up(migrator, db):
           direction text check (direction in ('either', 'up', 'down')),
           level numeric not null check (level > 0 and level < 1e15),
           frequency text not null default 'once' check (frequency in ('once')),
-          status text not null default 'active' check (status in ('active', 'triggered', 'removed')),
+          status text not null default 'new' check (status in ('new', 'active', 'triggered', 'removed')),
           trigger_count int not null default 0 check (trigger_count >= 0), last_triggered_at timestamptz,
           created_at timestamptz not null default now(),
           check ((kind = 'crosses') = (direction is not null)),
           check ((trigger_count > 0) = (last_triggered_at is not null))
         ) with (fillfactor = 85);
         create index alert_user on alert (user_id);
+        create index alert_new on alert (id) where status = 'new';  -- the app's inserts, until the next check
 
         -- What an active alert waits for next: a price beyond the level in this direction, later than `since`.
         -- A watch that arms wants the price strictly beyond it, and then waits for it to come back.

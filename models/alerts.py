@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from peewee import BigIntegerField, BooleanField, DecimalField, IntegerField, TextField
@@ -16,7 +17,9 @@ from models.fields import InstantField
 
 
 class AppUser(db.BaseModel):
-    """A user of the app that Nightdesk serves; `external_id` is the app's own."""
+    """A user of the app that Nightdesk serves; `external_id` is the app's own. Never deleted."""
+
+    app_may = "select, insert, update"
 
     id = BigIntegerField(primary_key=True)
     external_id = TextField(unique=True)
@@ -26,7 +29,13 @@ class AppUser(db.BaseModel):
 
 
 class Alert(db.BaseModel):
-    """A rule of a user on a symbol."""
+    """A rule of a user on a symbol.
+
+    Insert one (it is `new`) and the next check, two seconds later at most, makes it `active`, or fires it if it is
+    a level that holds already. Set the status to `removed` to end it; nothing else of it is yours to change.
+    """
+
+    app_may = "select, insert (user_id, symbol, kind, direction, level, frequency), update (status)"
 
     id = BigIntegerField(primary_key=True)
     user_id = BigIntegerField()
@@ -35,7 +44,7 @@ class Alert(db.BaseModel):
     direction = TextField(null=True)  # of crosses: either, up, down
     level = DecimalField()
     frequency = TextField()  # once
-    status = TextField()  # active, triggered, removed
+    status = TextField()  # new, active, triggered, removed
     trigger_count = IntegerField()
     last_triggered_at = InstantField(null=True)  # when the price that fired it was so
     created_at = InstantField()
@@ -54,6 +63,8 @@ class AlertWatch(db.BaseModel):
 
 class AlertTrigger(db.BaseModel):
     """One firing, with all that it was decided on."""
+
+    app_may = "select"
 
     id = BigIntegerField(primary_key=True)
     alert_id = BigIntegerField()
@@ -106,27 +117,47 @@ def create_alert(user_id: int, symbol: str, rule: Rule, channels: Collection[str
         )
         if not quote:
             raise LookupError(f"{symbol} is not followed: add it with `nightdesk prices add {symbol}`")
-        price, happened_at = quote[0]
-        watch = first_watch(rule, price)
         ((alert_id,),) = db.rows(
-            "insert into alert (user_id, symbol, kind, direction, level) values (%s, %s, %s, %s, %s) returning id",
-            user_id,
-            symbol,
-            rule.kind,
-            rule.direction,
-            rule.level,
+            """insert into alert (user_id, symbol, kind, direction, level, status)
+               values (%s, %s, %s, %s, %s, 'active') returning id""",
+            *(user_id, symbol, rule.kind, rule.direction, rule.level),
         )
-        db.rows(
-            "insert into alert_watch values (%s, %s, %s, %s, %s, coalesce(%s, timestamptz '-infinity'))",
-            alert_id,
-            symbol,
-            watch.direction,
-            watch.arms,
-            rule.level,
-            happened_at,
+        fired = _watch(alert_id, symbol, rule, *quote[0], channels)
+    return Created(alert_id, fired)
+
+
+def adopt(channels: Collection[str], now: datetime, limit: int = 500) -> int:
+    """Make the alerts that the served app has inserted watch for their prices, as `create_alert` does; how many."""
+    with db.transaction():
+        new = db.rows(
+            """select a.id, a.symbol, a.kind, a.level, a.direction,
+                      case when q.state = 'fresh' and q.stale_at > %s then q.price end, q.happened_at
+               from alert a join quote q using (symbol) where a.status = 'new'
+               order by a.id limit %s for update of a skip locked for share of q""",
+            now,
+            limit,
         )
-        fired = triggers.fire_at_once(alert_id, channels) if true_at_once(rule, price) else 0
-    return Created(alert_id, bool(fired))
+        db.rows("update alert set status = 'active' where id = any(%s)", [row[0] for row in new])
+        for alert_id, symbol, kind, level, direction, price, happened_at in new:
+            _watch(alert_id, symbol, Rule(kind, level, direction), price, happened_at, channels)
+    return len(new)
+
+
+def _watch(
+    alert_id: int,
+    symbol: str,
+    rule: Rule,
+    price: Decimal | None,
+    happened_at: datetime | None,
+    channels: Collection[str],
+) -> bool:
+    """Wait for the alert's price from now on, or fire it if it holds already (True)."""
+    watch = first_watch(rule, price)
+    db.rows(
+        "insert into alert_watch values (%s, %s, %s, %s, %s, coalesce(%s, timestamptz '-infinity'))",
+        *(alert_id, symbol, watch.direction, watch.arms, rule.level, happened_at),
+    )
+    return true_at_once(rule, price) and bool(triggers.fire_at_once(alert_id, channels))
 
 
 def remove_alert(alert_id: int) -> bool:

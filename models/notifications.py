@@ -14,7 +14,9 @@ from models.fields import InstantField
 
 
 class Notification(db.BaseModel):
-    """What a user sees in the app; written in the transaction of the fact that it tells."""
+    """What a user sees in the app; written in the transaction of the fact that it tells. Set `read_at` when it is."""
+
+    app_may = "select, update (read_at)"
 
     id = BigIntegerField(primary_key=True)
     user_id = BigIntegerField()
@@ -28,6 +30,8 @@ class Notification(db.BaseModel):
 
 class Delivery(db.BaseModel):
     """A notification on its way to a user over one channel: one row for each pair."""
+
+    app_may = "select"
 
     id = BigIntegerField(primary_key=True)
     notification_id = BigIntegerField()
@@ -175,4 +179,13 @@ def wake(channel: str) -> bool:
                where name = %s and failures > 0 returning 1""",
             channel,
         )
+    )
+
+
+def of_user(user_id: int | None, limit: int) -> list[dict[str, Any]]:
+    """The newest notifications of one user, or of everybody for None."""
+    return db.maps(
+        """select id, user_id, kind, title, data, created_at, read_at from notification
+           where %s::bigint is null or user_id = %s order by id desc limit %s""",
+        *(user_id, user_id, limit),
     )

@@ -19,6 +19,8 @@ from models.fields import InstantField, Xid8Field
 class Instrument(db.BaseModel):
     """A symbol whose price we follow."""
 
+    app_may = "select"
+
     symbol = TextField(primary_key=True)
     kind = TextField()  # crypto, fx, metal, stock, index, other
     max_age = IntervalField(null=True)  # how old its price may be; none: as long as the source allows
@@ -28,7 +30,12 @@ class Instrument(db.BaseModel):
 
 
 class Quote(db.BaseModel):
-    """The newest price of an instrument and the last one that was different; each with source and both times."""
+    """The newest price of an instrument and the last one that was different; each with source and both times.
+
+    Its age is now minus `happened_at`; from `stale_at` on it is stale, whatever `state` says.
+    """
+
+    app_may = "select"
 
     symbol = TextField(primary_key=True)
     state = TextField()  # missing, fresh, stale; from stale_at on it is stale whatever stands here
@@ -48,6 +55,8 @@ class Quote(db.BaseModel):
 
 class Tick(db.BaseModel):
     """One observation. In a symbol each happened later than the one before it, and has the higher id."""
+
+    app_may = "select"
 
     symbol = TextField()
     happened_at = InstantField()

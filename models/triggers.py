@@ -69,7 +69,7 @@ gone as (
   returning alert_id, direction
 ), counted as (
   update alert a set trigger_count = a.trigger_count + 1, last_triggered_at = h.happened_at, status = 'triggered'
-  from gone g join hit h using (alert_id) where a.id = g.alert_id
+  from gone g join hit h using (alert_id) where a.id = g.alert_id and a.status = 'active'
   returning a.id as alert_id, a.trigger_count as number, a.user_id, a.symbol, a.kind, a.direction, a.level,
             g.direction as way, h.price, h.previous, h.happened_at, h.received_at, h.source
 ), triggered as (

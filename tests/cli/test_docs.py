@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
 import pytest
 
 import db
 from cli.docs import models, pages
 from cli.migrate import grant
+from domain.prices import Price
+from jobs.alerts import check_alerts
+from models import prices
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -17,11 +23,34 @@ def test_generated_files_are_up_to_date() -> None:
 @pytest.mark.usefixtures("database")
 def test_the_apps_role_may_do_what_the_contract_says_and_no_more() -> None:
     grant()
-    granted: dict[str, set[str]] = {}
-    for table, privilege in db.rows(
-        """select table_name, lower(privilege_type) from information_schema.role_table_grants
-           where grantee = 'nightdesk_app'"""
+    promised = {m._meta.table_name: m.app_may for m in models()}
+    for (table,) in db.rows(
+        """select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+           and not relispartition"""
     ):
-        granted.setdefault(table, set()).add(privilege)
-    promised = {m._meta.table_name: set(m.app_may.split(", ")) for m in models() if m.app_may}
-    assert granted == promised
+        for privilege in ("select", "insert", "update"):
+            ((may,),) = db.rows("select has_any_column_privilege('nightdesk_app', %s, %s)", table, privilege)
+            assert may == (privilege in promised.get(table, "")), f"{privilege} on {table}"
+        assert db.rows("select has_table_privilege('nightdesk_app', %s, 'delete')", table) == [(False,)]
+
+
+@pytest.mark.usefixtures("database")
+def test_an_app_that_uses_the_contract_alone_gets_its_alert() -> None:
+    grant()
+    now = datetime.now(UTC)
+    prices.record([Price("BTCUSD", Decimal(100), now, "binance")], {}, now)
+    with db.transaction():
+        db.rows("set local role nightdesk_app")
+        ((user,),) = db.rows("insert into app_user (external_id, email) values ('u1', 'u1@example.org') returning id")
+        for level in (90, 110):
+            db.rows("insert into alert (user_id, symbol, kind, level) values (%s, 'BTCUSD', 'above', %s)", user, level)
+    counts = check_alerts(datetime.now(UTC))
+    assert counts["adopted"] == 2
+    with db.transaction():
+        db.rows("set local role nightdesk_app")
+        assert db.rows("select level, status from alert order by level") == [(90, "triggered"), (110, "active")]
+        assert len(db.rows("select title from notification where user_id = %s", user)) == 1
+        db.rows("update alert set status = 'removed' where level = 110")
+    later = now + timedelta(seconds=1)
+    prices.record([Price("BTCUSD", Decimal(120), later, "binance")], {}, later)
+    assert check_alerts(datetime.now(UTC))["fired"] == 0

@@ -34,7 +34,7 @@ def test_an_alert_that_was_reached_fires_and_the_web_is_nudged(database, redis):
     listener.subscribe(events.NUDGE)
     listener.get_message(timeout=1)
     tick(98000)
-    assert check_alerts(due_at=now()) == {"ticks": 2, "armed": 0, "fired": 1}
+    assert check_alerts(due_at=now()) == {"adopted": 0, "ticks": 2, "armed": 0, "fired": 1}
     assert (listener.get_message(timeout=1) or {})["type"] == "message"
     listener.close()
     assert db.rows("select title from notification") == [("BTCUSD is at 98000, above 97500",)]
@@ -55,7 +55,7 @@ def test_twice_is_the_same_as_once(database, redis):
     add(97500)
     tick(98000)
     check_alerts(due_at=now())
-    assert check_alerts(due_at=now()) == {"ticks": 0, "armed": 0, "fired": 0}
+    assert check_alerts(due_at=now()) == {"adopted": 0, "ticks": 0, "armed": 0, "fired": 0}
     assert db.rows("select count(*) from alert_trigger") == [(1,)]
 
 
