@@ -122,7 +122,8 @@ def create_alert(user_id: int, symbol: str, rule: Rule, channels: Collection[str
                values (%s, %s, %s, %s, %s, 'active') returning id""",
             *(user_id, symbol, rule.kind, rule.direction, rule.level),
         )
-        fired = _watch(alert_id, symbol, rule, *quote[0], channels)
+        price, happened_at = quote[0]
+        fired = _watch(alert_id, symbol, rule, price, happened_at, channels)
     return Created(alert_id, fired)
 
 

@@ -11,7 +11,6 @@ from playhouse.postgres_ext import BinaryJSONField
 import db
 from models.fields import InstantField, Xid8Field
 
-
 FLOOR = "event.floor"  # reader_position of the last event that was dropped
 
 

@@ -82,7 +82,8 @@ def save(name: str, password: str, role: str) -> None:
     with db.transaction():
         db.rows(
             """insert into operator (name, password, role) values (%s, %s, %s)
-               on conflict (name) do update set password = excluded.password, role = excluded.role, disabled_at = null""",
+               on conflict (name) do update
+               set password = excluded.password, role = excluded.role, disabled_at = null""",
             name,
             hashed(password),
             role,
@@ -138,7 +139,8 @@ def new_token(name: str, scope: str, days: int | None) -> str:
     """An API token; it is shown this once. A known name gets a new token and loses the old one."""
     token = f"nd_{secrets.token_urlsafe(32)}"
     db.rows(
-        """insert into api_token (name, token_hash, scope, expires_at) values (%s, %s, %s, now() + make_interval(days => %s))
+        """insert into api_token (name, token_hash, scope, expires_at)
+           values (%s, %s, %s, now() + make_interval(days => %s))
            on conflict (name) do update set token_hash = excluded.token_hash, scope = excluded.scope,
              created_at = now(), expires_at = excluded.expires_at, revoked_at = null""",
         name,
