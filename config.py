@@ -141,7 +141,9 @@ class Settings:
     frankfurter_url: str = setting("FRANKFURTER_URL", "https://api.frankfurter.dev/v1", "Frankfurter, ECB rates", web)
     gold_api_url: str = setting("GOLD_API_URL", "https://api.gold-api.com", "gold-api.com, spot metals", web)
     yahoo_url: str = setting("YAHOO_URL", "https://query2.finance.yahoo.com", "Yahoo chart, unofficial", web)
-    yahoo: bool = setting("YAHOO", "on", "use Yahoo (unofficial, personal use only): live FX, and where others fail", switch)
+    yahoo: bool = setting(
+        "YAHOO", "on", "use Yahoo (unofficial, personal use only): live FX, and the last resort", switch
+    )
 
     # notifications
     smtp_url: str = setting(

@@ -12,6 +12,7 @@ import db
 from models.fields import InstantField, Xid8Field
 
 FLOOR = "event.floor"  # reader_position of the last event that was dropped
+LAST_ID = 2**62  # behind every id
 
 
 class Position(NamedTuple):
@@ -58,15 +59,54 @@ def add(topic: str, payload: Any, user_id: int | None) -> None:
     )
 
 
-def after(position: Position, limit: int = 500) -> list[dict[str, Any]]:
-    """Events behind `position`, oldest first: only what no open transaction can still precede."""
-    return db.maps(
-        """select e.xid::text::bigint as xid, e.id, e.created_at, e.topic, e.user_id, e.payload from event e
-           where (e.xid, e.id) > (%s::text::xid8, %s) and e.xid < pg_snapshot_xmin(pg_current_snapshot())
-           order by e.xid, e.id limit %s""",
-        str(position.xid),
-        position.id,
+class Page(NamedTuple):
+    """What one snapshot of the database says of a part of the stream."""
+
+    rows: list[dict[str, Any]]  # oldest first, `payload` as JSON text: those that no open transaction can precede
+    settled: Position  # nothing can come at or before it any more
+    next_xid: int  # no position of this cluster is as far
+    floor: Position  # events up to here may be gone
+    is_full: bool  # there may be more of it
+    is_held_back: bool  # committed events wait for an older transaction that is still open
+
+
+def after(
+    position: Position, limit: int = 500, user_id: int | None = None, public: frozenset[str] = frozenset()
+) -> Page:
+    """The first events behind `position`; with `user_id` that user's and, of the `public` topics, nobody's."""
+    mine = ("and (e.user_id = %s or e.user_id is null and e.topic = any(%s::text[]))", user_id, db.array(public))
+    whose, *who = mine if user_id is not None else ("",)
+    behind = f"where (e.xid, e.id) > (%s::text::xid8, %s) {whose} order by e.xid, e.id limit %s"
+    return _page(behind, limit, str(position.xid), position.id, *who)
+
+
+def latest(limit: int) -> Page:
+    """The newest events."""
+    return _page("order by e.xid desc, e.id desc limit %s", limit)
+
+
+def _page(which: str, limit: int, *parameters: Any) -> Page:
+    rows = db.maps(
+        f"""with seen as materialized (select pg_current_snapshot() as s)
+            select pg_snapshot_xmin(seen.s)::text::bigint as xmin, pg_snapshot_xmax(seen.s)::text::bigint as xmax,
+                   floor.xid::text::bigint as floor_xid, floor.id as floor_id, found.*
+            from seen left join reader_position floor on floor.reader = '{FLOOR}' left join lateral (
+              select e.xid::text::bigint as xid, e.id, e.created_at, e.topic, e.user_id, e.payload::text as payload
+              from event e {which}) found on true
+            order by found.xid, found.id""",
+        *parameters,
         limit,
+    )
+    xmin, seen = rows[0]["xmin"], [row for row in rows if row["xid"] is not None]
+    settled = [row for row in seen if row["xid"] < xmin]
+    is_full = len(seen) == limit
+    return Page(
+        rows=settled,
+        settled=Position(settled[-1]["xid"], settled[-1]["id"]) if settled and is_full else Position(xmin - 1, LAST_ID),
+        next_xid=rows[0]["xmax"],
+        floor=Position(rows[0]["floor_xid"] or 0, rows[0]["floor_id"] or 0),
+        is_full=is_full,
+        is_held_back=len(settled) < len(seen),
     )
 
 
@@ -79,15 +119,3 @@ def remember_floor(before: datetime) -> None:
         FLOOR,
         before,
     )
-
-
-def is_too_old(position: Position) -> bool:
-    """Whether events behind `position` are no longer kept."""
-    found = db.rows("select xid::text::bigint, id from reader_position where reader = %s", FLOOR)
-    return bool(found) and position < Position(*found[0])
-
-
-def tail() -> Position:
-    """The position that is behind everything visible now."""
-    (xmin,) = db.rows("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")[0]
-    return Position(xmin - 1, 2**62)

@@ -75,7 +75,9 @@ async def own_notifications(request: Request) -> Response:
 
 def plain(value: Any) -> Any:
     """What JSON has no type for: instants as ISO 8601, spans as seconds, money as text."""
-    return value.total_seconds() if isinstance(value, timedelta) else value.isoformat() if isinstance(value, datetime) else str(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def tagged(request: Request, body: Any) -> Response:

@@ -62,8 +62,8 @@ async def server_away(request: Request, failure: Exception) -> Response:
 
 async def refused(_: Request, failure: Exception) -> Response:
     """Unknown paths and wrong methods, as JSON like every other answer."""
-    assert isinstance(failure, HTTPException)
-    return JSONResponse({"error": failure.detail.lower()}, failure.status_code, failure.headers)
+    status, headers = getattr(failure, "status_code", 500), getattr(failure, "headers", None)
+    return JSONResponse({"error": str(getattr(failure, "detail", "failed")).lower()}, status, headers)
 
 
 class SecureHeaders:
@@ -114,6 +114,7 @@ ROUTES: list[BaseRoute] = [
     Mount("/static", Files(directory=Path(__file__).parent / "static")),
 ]
 
-FAILURES: Any = {OperationalError: server_away, InterfaceError: server_away, RedisError: server_away, HTTPException: refused}
+FAILURES: Any = {failure: server_away for failure in (OperationalError, InterfaceError, RedisError)}
+FAILURES[HTTPException] = refused
 
 app = Starlette(routes=ROUTES, middleware=[Middleware(SecureHeaders)], lifespan=lifespan, exception_handlers=FAILURES)

@@ -17,7 +17,7 @@ _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
 
 
 async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """`function(*args)` on a thread with an open connection. Raises peewee.OperationalError while PostgreSQL is away."""
+    """`function(*args)` on a thread with an open connection; peewee.OperationalError while PostgreSQL is away."""
     return await asyncio.get_running_loop().run_in_executor(_threads, partial(_connected, function, *args, **kwargs))
 
 

@@ -40,7 +40,8 @@ def counted() -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
     fields: dict[str, dict[str, dict[str, float]]] = {}
-    for raw, value in db.redis().hgetall("nightdesk:metrics").items():
+    hash_: dict[bytes, bytes] = db.redis().hgetall("nightdesk:metrics")  # type: ignore[assignment]
+    for raw, value in hash_.items():
         name, label, *part = raw.decode().split("|")
         fields.setdefault(name, {}).setdefault(label, {})[part[0] if part else ""] = float(value)
     for name, (words, label_name) in DOCS.items():
