@@ -14,12 +14,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import db
-from web import api, blocking, console, dashboard, live
+from web import api, blocking, console, dashboard, live, page
 from web.access import OPEN, needs
 from web.hub import Hub
 from web.static import Files
@@ -57,6 +57,8 @@ async def server_away(request: Request, failure: Exception) -> Response:
     """One clear answer while PostgreSQL or Redis is away: the page says so and comes back by itself."""
     name = "Redis" if isinstance(failure, RedisError) else "PostgreSQL"
     log.warning("%s %s: %s is away", request.method, request.url.path, name)
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(page.render("away.html", name=name), 503, {"Retry-After": "2"})
     return JSONResponse({"error": f"{name} is away; try again in a moment"}, 503, {"Retry-After": "2"})
 
 

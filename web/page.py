@@ -1,0 +1,138 @@
+"""How the operator's page says things: the verdict with its reasons, ages, and the templates (always escaped)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from config import settings
+from domain.spans import span, whole
+
+FOLDER = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that needs a look: what, why in words, and the part of the page that has more."""
+
+    what: str
+    why: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The page in one line, and the reasons."""
+
+    says: str
+    level: str  # well, look, stopped
+    problems: tuple[Problem, ...]
+
+    @property
+    def title(self) -> str:
+        """The browser's tab, in which only the beginning may be seen."""
+        return "Nightdesk" if self.level == "well" else f"{self.says} · Nightdesk"
+
+
+def verdict(snapshot: dict[str, Any]) -> Verdict:
+    """Whether all is well, and if not, why not: worst first."""
+    problems = (*_schedule(snapshot), *_workers(snapshot), *_jobs(snapshot), *_prices(snapshot), *_providers(snapshot),
+                *_letters(snapshot))  # fmt: skip
+    if not snapshot["schedule_moves"]:
+        undeclared = snapshot["schedule_behind_s"] is None
+        return Verdict("No schedule is declared" if undeclared else "The schedule has stopped", "stopped", problems)
+    if problems:
+        things = "1 thing needs" if len(problems) == 1 else f"{len(problems)} things need"
+        return Verdict(f"{things} a look", "look", problems)
+    return Verdict("All is well", "well", ())
+
+
+def _schedule(snapshot: dict[str, Any]) -> list[Problem]:
+    behind = snapshot["schedule_behind_s"]
+    if snapshot["schedule_moves"]:
+        return []
+    if behind is None:
+        return [Problem("no scheduler has ever run", "start one: python scheduler.py", "#workers")]
+    silence = whole(timedelta(seconds=behind))
+    alive = "none is alive" if not snapshot["schedulers"] else "one is alive but enqueues nothing: see its log"
+    return [Problem("nothing is enqueued", f"no scheduler has moved the schedule for {silence}; {alive}", "#workers")]
+
+
+def _workers(snapshot: dict[str, Any]) -> list[Problem]:
+    workers = snapshot["workers"]
+    silent = [w["name"] for w in workers if w["bad"]]
+    if len(silent) == len(workers):
+        return [Problem("no worker is alive", "runs wait in the queues until one starts", "#workers")]
+    return [Problem("a worker is silent", name, "#workers") for name in silent]
+
+
+def _jobs(snapshot: dict[str, Any]) -> list[Problem]:
+    found = []
+    for entry in snapshot["entries"]:
+        place, data = f"#job-{entry['entry']}", entry["data"]
+        if entry["state"] in ("failed", "refused", "lost"):
+            found.append(Problem(f"{entry['entry']} {entry['state']}", entry["error"] or "", place))
+        if entry["data_is_old"]:
+            old = f"{data['name']} is {whole(data['age'])} old, {whole(data['allowed'])} are allowed"
+            found.append(Problem(f"the data of {entry['entry']} is too old", old, place))
+    return found
+
+
+def _prices(snapshot: dict[str, Any]) -> list[Problem]:
+    return [
+        Problem(f"the price of {q['symbol']} is {q['state']}", q["error"] or q["reason"] or "", "#prices")
+        for q in snapshot["quotes"]
+        if q["state"] != "fresh"
+    ]
+
+
+def _providers(snapshot: dict[str, Any]) -> list[Problem]:
+    return [
+        Problem(f"{p['name']} is not asked for now", p["error"] or f"its breaker is {p['breaker']}", "#providers")
+        for p in snapshot["providers"]
+        if p["bad"] and not p["off"]
+    ]
+
+
+def _letters(snapshot: dict[str, Any]) -> list[Problem]:
+    return [
+        Problem(f"{g['letters']} dead {'letter' if g['letters'] == 1 else 'letters'}", g["error"] or "", "#dead")
+        for g in snapshot["dead"]
+    ]
+
+
+def tick(instant: datetime, kind: str, at: datetime) -> str:
+    """An instant seen from `at`, in the words with which the script goes on counting: age, ago, until, at."""
+    if kind == "at":
+        return f"{instant:%Y-%m-%d %H:%M:%S} UTC"
+    if kind == "until":
+        return "now" if instant <= at else f"in {whole(instant - at)}"
+    return whole(at - instant) + (" ago" if kind == "ago" else "")
+
+
+def amount(value: Any) -> str:
+    """A price with all its digits, as the event stream sends it too."""
+    return "–" if value is None else format(value, "f")
+
+
+def direction(price: Any, previous: Any) -> str:
+    """Up or down from the last price that was another one; a move is neither good nor bad."""
+    return "" if price is None or previous is None or price == previous else "▲" if price > previous else "▼"
+
+
+templates = Environment(
+    loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+templates.filters.update(
+    seconds=lambda seconds: timedelta(seconds=seconds), span=span, whole=whole, amount=amount, iso=datetime.isoformat
+)
+templates.globals.update(tick=tick, direction=direction, version=settings.code_version)
+
+
+def render(template: str, /, **values: Any) -> str:
+    """A template as text; every value in it is escaped."""
+    return templates.get_template(template).render(**values)
