@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-import zlib
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from peewee import DatabaseError, InterfaceError, OperationalError
+from peewee import DatabaseError, DataError, IntegrityError, InterfaceError
 from redis.exceptions import RedisError
 
 import db
 import events
-from engine import steps
+from engine import outages, steps
+from engine.outcome import Refused, is_full, sqlstate
+from engine.payload import unpacked
 from models import runs
 
 if TYPE_CHECKING:
     from redis import Redis
 
-BATCH = 2000
+BATCH = 1000
+LARGEST_STATEMENT = 8_000_000  # characters
+A_VALUE = ("22", "23", "54")  # classes of SQLSTATE: wrong data, broken constraint, beyond a limit
 LOOK_EVERY = 5.0  # seconds between looks at the schedule
 STOPPED_AFTER = 15.0  # seconds that the earliest due time may lie in the past
 STOPPED = "nightdesk:schedule_stopped"  # since when, while the schedule stands still
@@ -34,36 +39,56 @@ class Keeper:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.failing = False
         self.looked_at = 0.0
 
     def keep(self) -> None:
         """One round; what a server that is away prevents is left for the next second."""
+        if db.database.in_transaction():
+            return  # a job's, between two of its batches: ours would end with it
         try:
             while write(self.redis) == BATCH:
                 pass
             if time.monotonic() - self.looked_at > LOOK_EVERY:
                 self.looked_at = time.monotonic()
                 watch_schedule(self.redis)
-        except (RedisError, OperationalError, InterfaceError) as failure:
-            if not self.failing:
-                log.warning("run history waits in Redis: %s", str(failure).strip().splitlines()[:1])
-            self.failing = True
+        except RedisError:
+            db.drop_unusable()  # taking the next run says so, and waits
+        except (DatabaseError, InterfaceError) as failure:
+            outages.began(outages.SERVER_FULL if is_full(failure) else outages.POSTGRESQL_AWAY, failure)
             db.drop_unusable()
-        else:
-            self.failing = False
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of history as one JSON text; PostgreSQL takes no NUL."""
-    return json.dumps(row, default=str).replace("\\u0000", "")
+    """A row of history as one JSON text that PostgreSQL takes: no NUL, no half characters, no NaN."""
+    try:
+        text = json.dumps(row, default=str)
+        if any(mark in text for mark in ("\\u0000", "\\ud", "NaN", "Infinity")):
+            text = json.dumps(_plain(row), default=str)
+    except RecursionError:
+        return line({**row, "args": {"args": ["too deep to be kept"], "kwargs": {}}})
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {_plain(str(k)): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
 
 
 def write(redis: Redis, limit: int = BATCH) -> int:
-    """Move up to `limit` lines into PostgreSQL in one transaction; writing a line twice is writing it once."""
+    """Move up to `limit` lines into PostgreSQL; writing a line twice is writing it once."""
     entries: list[tuple[bytes, dict[bytes, bytes]]] = redis.xrange(steps.RUNS, count=limit)  # type: ignore[assignment]
     if entries:
-        _write([_text(fields) for _, fields in entries])
+        for lines in _portions([_text(fields) for _, fields in entries]):
+            _write(lines)
+        outages.ended(outages.POSTGRESQL_AWAY)
+        outages.ended(outages.SERVER_FULL, outages.CALM)
         # Whoever else read from the start of the stream wrote the same lines: trimming what we wrote loses none.
         newest = entries[-1][0].decode()
         milliseconds, _, sequence = newest.partition("-")
@@ -71,20 +96,43 @@ def write(redis: Redis, limit: int = BATCH) -> int:
     return len(entries)
 
 
+def _portions(lines: list[str]) -> Iterator[list[str]]:
+    """Lines in sets of some megabytes: a payload may have a quarter of one."""
+    portion: list[str] = []
+    size = 0
+    for text in lines:
+        if portion and size + len(text) > LARGEST_STATEMENT:
+            yield portion
+            portion, size = [], 0
+        portion.append(text)
+        size += len(text)
+    yield portion
+
+
 def _text(fields: dict[bytes, bytes]) -> str:
     """The line, with job and arguments taken from the payload where a step wrote it without reading that."""
-    text = fields[b"r"].decode("utf-8", "replace")
+    text = fields.get(b"r", b"").decode("utf-8", "replace")
     if b"d" not in fields:
         return text
-    row, data = json.loads(text), fields[b"d"]
     try:
-        path, _, args, kwargs = json.loads(zlib.decompress(data) if data[:1] == b"\x78" else data)
-    except (ValueError, TypeError, zlib.error):
+        row = json.loads(text)
+    except ValueError:
+        return text  # found out, and told, when it is written
+    try:
+        path, _, args, kwargs = unpacked(fields[b"d"])
+    except Refused:
         path, args, kwargs = "unreadable", [], {}
     row.update(job=path, args={"args": args, "kwargs": kwargs})
-    row["entry"] = row.get("entry") or str(path).rpartition(".")[2]
-    row["due"] = row.get("due") or steps.milliseconds(datetime.fromisoformat(row["enqueued"]))
+    row["entry"] = row.get("entry") or path.rpartition(".")[2]
+    row["due"] = row.get("due") or _milliseconds(row.get("enqueued")) or row["ended"]
     return line(row)
+
+
+def _milliseconds(text: str | None) -> int | None:
+    try:
+        return steps.milliseconds(datetime.fromisoformat(text or ""))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _write(lines: list[str]) -> None:
@@ -93,15 +141,28 @@ def _write(lines: list[str]) -> None:
         with db.transaction():
             if runs.write(lines):
                 db.after_commit(events.nudge)
-    except OperationalError:
-        raise  # the server, not a line
     except (DatabaseError, ValueError) as failure:
+        if isinstance(failure, DatabaseError) and not sqlstate(failure).startswith(A_VALUE):
+            raise  # the server's state, not a line: disk full, read only, not migrated yet
         if len(lines) == 1:
-            log.error("a line of run history cannot be stored and is dropped: %s: %s", failure, lines[0][:500])
+            log.error("a line of run history cannot be stored as it is: %s: %s", failure, lines[0][:500])
+            _write_bare(lines[0])
             return
         middle = len(lines) // 2
         _write(lines[:middle])
         _write(lines[middle:])
+
+
+def _write_bare(text: str) -> None:
+    """What a bad line says for sure: that the run ended, when and how. Nothing, if not even that."""
+    try:
+        row = json.loads(text)
+        bare = {name: row[name] for name in ("run", "queue", "attempt", "ended", "outcome", "dead")}
+        bare |= {"entry": str(row.get("entry"))[:200], "due": row["ended"], "error": "its line could not be stored"}
+        with db.transaction():
+            runs.write([line(bare)])
+    except (ValueError, KeyError, TypeError, AttributeError, DataError, IntegrityError):
+        return  # the log has it
 
 
 def watch_schedule(redis: Redis) -> None:
@@ -109,10 +170,18 @@ def watch_schedule(redis: Redis) -> None:
     stopped_for = seconds_behind(redis)
     if stopped_for is not None and stopped_for > STOPPED_AFTER:
         if redis.set(STOPPED, round(time.time() - stopped_for), nx=True):
-            _raise(STOPPED_TOPIC, stopped_for)
+            try:
+                _raise(STOPPED_TOPIC, stopped_for)
+            except BaseException:
+                redis.delete(STOPPED)  # nobody was told yet
+                raise
             log.error("the schedule has stopped: nothing was enqueued for %.0f s; is a scheduler running?", stopped_for)
-    elif redis.delete(STOPPED):
-        _raise(RESUMED_TOPIC, 0.0)
+    elif since := redis.getdel(STOPPED):
+        try:
+            _raise(RESUMED_TOPIC, 0.0)
+        except BaseException:
+            redis.set(STOPPED, since)
+            raise
         log.warning("the schedule moves again")
 
 

@@ -12,21 +12,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
-from mmap import mmap
+from dataclasses import replace
 from pathlib import Path
-from struct import pack_into
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisSlow
 
 import db
 import queues
-from config import redact, settings
-from engine import history, steps
-from engine.outcome import Outcome, Refused, of_exception
+from config import settings
+from engine import dependents, history, outages, steps
+from engine.board import Board
+from engine.outages import patiently
+from engine.outcome import Outcome, Refused, checked_counts, of_exception
+from engine.payload import Run, payload, read
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -35,114 +36,16 @@ JOBS_PER_HORSE = 10_000
 SECONDS_PER_HORSE = 3600.0
 LOOK_EVERY = 0.25  # seconds: for what others than our own steps enqueued
 FLUSH_EVERY = 1.0  # seconds between writes of run history, at the most
-RESULT_TTL = 60  # seconds a scheduled run's hash lives: history is in PostgreSQL
-AD_HOC_TTL = 500  # seconds, as rq has it, for what `rq enqueue` fed
 
-REDIS_AWAY = (RedisGone, RedisSlow)
+GONE = (RedisGone, RedisSlow)
 
-T = TypeVar("T")
 log = logging.getLogger("nightdesk.run")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run in hand: what take.lua returned, decoded."""
-
-    id: str
-    queue: str
-    execution: str
-    started: int  # ms, Redis's clock
-    attempt: int
-    too_large: bool
-    data: bytes
-    due: int  # ms
-    entry: str
-    tried: int  # tries before this one
-    tries: int | None
-    limits: str | None  # JSON; None when nobody has looked for limits yet
-    timeout: int
-    enqueued: str
-    hooks: bool  # callbacks or webhooks by name
-    retries_left: int
-    ttl: int
-
-    @property
-    def enqueued_ms(self) -> int:
-        """When it was enqueued, ms; its start where that is unreadable."""
-        return _milliseconds(self.enqueued, self.started)
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether our own steps enqueued it, with its due time and limits."""
-        return self.limits is not None
-
-
-def read(reply: list[Any], execution: str) -> Run:
-    """The run in a reply of take.lua."""
-    _, run_id, queue, now, attempt, too_large, h = reply
-    data, due, entry, tried, tries, limits, timeout, enqueued, created = h[:9]
-    enqueued_text = (enqueued or created or b"").decode()
-    return Run(
-        id=run_id.decode(),
-        queue=queue.decode(),
-        execution=execution,
-        started=now,
-        attempt=attempt,
-        too_large=bool(too_large),
-        data=data or b"",
-        due=int(due) if due else _milliseconds(enqueued_text, now),
-        entry=entry.decode() if entry else "",
-        tried=int(tried or 0),
-        tries=int(tries) if tries else None,
-        limits=None if limits is None else limits.decode(),
-        timeout=int(timeout) if timeout else 0,
-        enqueued=enqueued_text,
-        hooks=any(h[9:13]),
-        retries_left=int(h[13] or 0),
-        ttl=int(h[14]) if h[14] else RESULT_TTL if due else AD_HOC_TTL,
-    )
-
-
-def _milliseconds(text: str, otherwise: int) -> int:
-    try:
-        return steps.milliseconds(datetime.fromisoformat(text))
-    except ValueError:
-        return otherwise
-
-
-def payload(run: Run) -> tuple[queues.Job, list[Any], dict[str, Any]]:
-    """The registered job and its arguments. Raises Refused; never unpickles, never imports what a payload names."""
-    import zlib
-
-    if run.too_large:
-        raise Refused(f"the payload is larger than {steps.LARGEST_PAYLOAD} bytes: pass a key, not the rows")
-    if run.hooks:
-        raise Refused("callbacks and webhooks by name are not run: publish an event in the job instead")
-    data = run.data
-    if data[:1] == b"\x78":  # rq compresses; ours is plain
-        try:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(data, steps.LARGEST_PAYLOAD)
-        except zlib.error:
-            raise Refused("the payload is not JSON: enqueue with `rq enqueue -S json`") from None
-        if unpacker.unconsumed_tail:
-            raise Refused(f"the payload is larger than {steps.LARGEST_PAYLOAD} bytes: pass a key, not the rows")
-    try:
-        path, instance, args, kwargs = json.loads(data)
-    except (ValueError, TypeError, RecursionError):
-        raise Refused("the payload is not JSON: enqueue with `rq enqueue -S json`") from None
-    if not (isinstance(path, str) and instance is None and isinstance(args, list) and isinstance(kwargs, dict)):
-        raise Refused("the payload is not [function, null, arguments, keywords]")
-    job = queues.registry.get(path)
-    if job is None:
-        raise Refused(f"no job {path[:200]!r} is registered in this version of the code")
-    return job, args, kwargs
 
 
 class Horse:
     """Runs in the child: take, run, finish, until it is old, too large, or told to stop."""
 
-    def __init__(self, worker: str, queue_names: list[str], board: mmap, *, burst: bool, max_jobs: int | None) -> None:
+    def __init__(self, worker: str, queue_names: list[str], board: Board, *, burst: bool, max_jobs: int | None) -> None:
         self.worker = worker
         self.queues = queue_names
         self.board = board
@@ -157,29 +60,27 @@ class Horse:
         self.redis: Redis = db.redis()
         self.keeper = history.Keeper(self.redis)
 
-    def work(self) -> None:
-        """Until told to stop; what was finished last is written before the horse goes."""
+    def work(self) -> bool:
+        """Until told to stop; what was finished last is written before the horse goes. True: another takes over."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._stop)
         random.seed()
         wake = self.redis.pubsub(ignore_subscribe_messages=True)
-        patiently(lambda: wake.subscribe(steps.WAKE), "Redis", REDIS_AWAY, lambda: self.stopping)
+        patiently(lambda: wake.subscribe(steps.WAKE), outages.REDIS_AWAY, GONE, lambda: self.stopping)
         queues.should_yield = lambda: False
         finished: str = ""
         while True:
-            take = [] if self.stopping or self.old() else self.queues
-            execution = f"{os.getpid():x}{time.monotonic_ns():x}"
-            reply = self._step(finished, take, execution)
+            old = self.old()
+            take = [] if self.stopping or old else self.queues
+            state, run = self._step(finished, take)
             finished = ""
-            if reply[0] != b"ok":
-                log.warning("worker=%s a run was taken from us while it ran: its end is not recorded", self.worker)
-            if len(reply) > 1:
-                finished = self._run(read(reply, execution))
+            if run:
+                finished = self._run(run)
                 if time.monotonic() - self.flushed > FLUSH_EVERY:
                     self._keep_house()
-            elif not take or self.burst:
-                self._keep_house()
-                return
+            elif not take or (self.burst and state != b"unknown"):
+                self._keep_house(at_once=True)
+                return old and not self.stopping
             else:
                 self._keep_house()
                 self._wait(wake)
@@ -188,26 +89,48 @@ class Horse:
         self.stopping = True
 
     def old(self) -> bool:
-        """Whether a fresh horse should take over."""
-        if self.max_jobs is not None and self.done >= self.max_jobs:
+        """Whether a fresh horse should take over, or the work is done."""
+        if self.max_jobs is not None and self.board.count >= self.max_jobs:
             return True
-        if self.done % 64 == 0 and resident_mb() > settings.worker_memory_mb:
+        if not self.done:
+            return False  # one that is too large from the start would be replaced for ever
+        if self.done >= JOBS_PER_HORSE or time.monotonic() - self.born > SECONDS_PER_HORSE:
             return True
-        return self.done >= JOBS_PER_HORSE or time.monotonic() - self.born > SECONDS_PER_HORSE
+        return peak_mb() > settings.worker_memory_mb and resident_mb() > settings.worker_memory_mb
 
-    def _step(self, finished: str, take: list[str], execution: str) -> list[Any]:
-        """take.lua, for as long as Redis is away."""
-        return patiently(
-            lambda: steps.step(self.redis, "take", self.worker, finished, json.dumps(take), execution),
-            "Redis",
-            REDIS_AWAY,
+    def _step(self, finished: str, take: list[str]) -> tuple[bytes, Run | None]:
+        """take.lua, for as long as Redis is away; made again with its own number, it gives the same answer."""
+        number = time.monotonic_ns() // 1000
+        execution = f"{os.getpid():x}{number:x}"
+        reply = patiently(
+            lambda: steps.step(self.redis, "take", self.worker, finished, json.dumps(take), execution, number),
+            outages.REDIS_AWAY,
+            GONE,
             lambda: self.stopping and not finished,
-        ) or [b"ok"]
+            self._make_room,
+        ) or [b"ok", 0]
+        state, parents, *run = reply
+        if state == b"fenced":
+            log.warning("worker=%s a run was taken from us while it ran: its end is not recorded", self.worker)
+        elif state not in (b"ok", b"unknown", b"late"):
+            log.error("worker=%s %s", self.worker, state.decode("utf-8", "replace"))
+        if parents:
+            self._enqueue_dependents()
+        return state, read(run, execution) if run else None
+
+    def _make_room(self, failure: Exception) -> None:
+        """A full Redis takes no step, but gives away what waits for PostgreSQL: perhaps that is what fills it."""
+        if "takes no writes" in str(failure):
+            self._keep_house()
+
+    def _enqueue_dependents(self) -> None:
+        try:
+            dependents.enqueue(self.redis)
+        except RedisError as failure:
+            log.warning("dependents wait for the next look: %s", failure)
 
     def _wait(self, wake: Any) -> None:
         """Until somebody enqueues something, at most LOOK_EVERY; then drop what else was said."""
-        from redis.exceptions import RedisError
-
         try:
             if wake.get_message(timeout=LOOK_EVERY) is not None:
                 while wake.get_message(timeout=0) is not None:
@@ -218,8 +141,13 @@ class Horse:
     def _run(self, run: Run) -> str:
         """Run one job; returns what take.lua needs to finish it, as JSON."""
         self.done += 1
+        self.board.add_one()
+        self.board.begin(run.id, scheduled=run.entry != "")
         clock = time.perf_counter()
-        outcome, path, args, kwargs, limits = self._attempt(run)
+        try:
+            outcome, path, args, kwargs, limits = self._attempt(run)
+        finally:
+            self.board.clear()
         took = time.perf_counter() - clock
         if outcome.name == "limited":  # somebody else's enqueue of a job with limits: back, now with them
             return json.dumps(_finish(run, replace(outcome, name="handed_back"), took, limits, None))
@@ -255,18 +183,20 @@ class Horse:
             path = job.path
             if not run.scheduled and job.limit:
                 return Outcome("limited"), path, args, kwargs, json.dumps([job.limit])
+            if self.stopping:  # the signal came while the run was on its way to us
+                return Outcome("handed_back"), path, args, kwargs, ""
             if not self._database_answers():
                 return Outcome("handed_back", error="the database is away"), path, args, kwargs, ""
             queues.should_yield = self._yielder(run.queue)
             timeout = run.timeout if run.scheduled and run.timeout else job.timeout
-            with self._limited_to(timeout, run.id):
+            with self._limited_to(timeout):
                 counts = job.function(*args, due_at=steps.instant(run.due), **kwargs)
-            return Outcome("ok", counts=counts), path, args, kwargs, ""
+            return Outcome("ok", counts=checked_counts(counts)), path, args, kwargs, ""
         except queues.Yielded:
             return Outcome("yielded"), path, args, kwargs, ""
         except (Exception, SystemExit, KeyboardInterrupt) as failure:  # noqa: BLE001 - recorded, whatever it is
             tries = run.tries or (max(job.tries, 1 + run.retries_left) if job else 1)
-            outcome = self._after_deploy(run, failure) or of_exception(failure, run.tried + 1, tries)
+            outcome = self._after_deploy(run, failure) or of_exception(failure, run.tried + 1, tries, run.attempt)
             return outcome, path, args, kwargs, ""
         finally:
             queues.should_yield = lambda: False
@@ -285,7 +215,7 @@ class Horse:
         if time.monotonic() - self.last_query < 1.0 and not db.database.is_closed():
             return True
         away = (OperationalError, InterfaceError)
-        if patiently(db.ping, "PostgreSQL", away, lambda: self.stopping) is None:
+        if patiently(db.ping, outages.POSTGRESQL_AWAY, away, lambda: self.stopping) is None:
             return False
         self.last_query = time.monotonic()
         return True
@@ -307,26 +237,25 @@ class Horse:
         return should_yield
 
     @contextmanager
-    def _limited_to(self, timeout: int, run_id: str) -> Iterator[None]:
+    def _limited_to(self, timeout: int) -> Iterator[None]:
         """Raise JobTimeoutException in the job after `timeout` seconds; the board tells the parent, for hangs in C."""
         from rq.timeouts import JobTimeoutException
 
         def expire(*_: object) -> None:
             raise JobTimeoutException(f"ran longer than its time-out of {timeout} s")
 
-        encoded = run_id.encode()[:200]
-        pack_into(f"dH{len(encoded)}s", self.board, 0, time.monotonic() + timeout, len(encoded), encoded)
+        self.board.limit(timeout)
         signal.signal(signal.SIGALRM, expire)
         signal.setitimer(signal.ITIMER_REAL, timeout)
         try:
             yield
         finally:
+            self.board.limit(0)  # first: the alarm may still ring in the next line
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pack_into("d", self.board, 0, 0.0)
 
-    def _keep_house(self) -> None:
+    def _keep_house(self, *, at_once: bool = False) -> None:
         """History to PostgreSQL, and a look whether the schedule still moves; at most twice a second."""
-        if time.monotonic() - self.flushed < FLUSH_EVERY / 2:
+        if not at_once and time.monotonic() - self.flushed < FLUSH_EVERY / 2:
             return
         self.flushed = time.monotonic()
         self.keeper.keep()
@@ -335,6 +264,9 @@ class Horse:
         late = max(0, run.started - run.due)
         counts = "".join(f" {k}={v}" for k, v in (outcome.counts or {}).items())
         level = logging.ERROR if outcome.dead else logging.WARNING if outcome.error else logging.INFO
+        if not outcome.counted:  # every run would say the same until somebody makes room
+            outages.began(outages.SERVER_FULL, outcome.error)
+            level = logging.DEBUG
         if log.isEnabledFor(level):
             error = f" error={json.dumps(outcome.error)} fingerprint={outcome.fingerprint}" if outcome.error else ""
             log.log(
@@ -362,32 +294,15 @@ def _finish(run: Run, outcome: Outcome, took: float, limits: str, row: str | Non
         "ttl": run.ttl,
         "result": steps.rq_json(outcome.counts) if outcome.counts is not None else None,
         "exc": steps.rq_text(outcome.trace or outcome.error or "") if outcome.dead else None,
-        "tries": run.tried + 1,
+        "tries": run.tried + outcome.counted,
         "delay": round(outcome.delay * 1000),
     }
     return {name: value for name, value in end.items() if value is not None}  # JSON's null is true in Lua
 
 
-def patiently(
-    call: Callable[[], T], what: str, away: tuple[type[Exception], ...], give_up: Callable[[], bool] = lambda: False
-) -> T | None:
-    """`call()`, again and again while a server is away: one line when it goes, one when it is back; None: gave up."""
-    wait, left = 0.1, None
-    while True:
-        try:
-            answer = call()
-        except away as failure:
-            if left is None:
-                left = time.monotonic()
-                log.warning("%s is away, waiting for it: %s", what, redact(str(failure)).strip().splitlines()[:1])
-            if give_up():
-                return None
-            time.sleep(wait)
-            wait = min(wait * 2, 2.0)
-        else:
-            if left is not None:
-                log.warning("%s is back after %.1f s", what, time.monotonic() - left)
-            return answer
+def peak_mb() -> float:
+    """The most memory that this process ever had resident, in MB: quick to ask."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def resident_mb() -> float:
@@ -396,4 +311,4 @@ def resident_mb() -> float:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 1e6
     except OSError:  # not Linux: the peak will do
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        return peak_mb()

@@ -28,16 +28,8 @@ ENTRIES = "nightdesk:entries"
 ENTRY = "nightdesk:entry:"
 SCHEDULERS = "nightdesk:schedulers"  # zset: name and when it last looked, ms
 SCHEDULED = "rq:scheduler:scheduled_jobs"
-NO_WRITES = (
-    "OOM",
-    "MISCONF",
-    "READONLY",
-    "LOADING",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "command not allowed when used memory",
-)
-LARGEST_PAYLOAD = 262_144  # bytes; the same figure stands in take.lua
+NO_WRITES = ("OOM ", "MISCONF ", "READONLY ", "NOREPLICAS ", "MASTERDOWN ", "LOADING ", "BUSY ")
+LARGEST_PAYLOAD = 262_144  # bytes; the same figure stands in common.lua
 
 
 @cache
@@ -63,9 +55,18 @@ def step(redis: Redis, name: str, *arguments: Any) -> Any:
         except NoScriptError:
             return redis.execute_command("EVAL", text, 0, *arguments)
     except ResponseError as refusal:
-        if str(refusal).startswith(NO_WRITES):
+        if refuses_writes(refusal):
             raise RedisGone(f"it takes no writes: {refusal}") from None
         raise
+
+
+def refuses_writes(failure: BaseException) -> bool:
+    """Whether Redis is there but full, loading, busy, or a replica."""
+    from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+
+    if isinstance(failure, OutOfMemoryError | ReadOnlyError):  # these two lose their first word on the way
+        return True
+    return isinstance(failure, ResponseError) and str(failure).startswith(NO_WRITES)
 
 
 def fire(redis: Redis, batch: bytes | str) -> dict[str, Any]:
@@ -80,14 +81,17 @@ def declare(redis: Redis, entries: list[dict[str, Any]], *, reconcile: bool = Fa
     return list(touched)  # an empty table is {} in Lua's JSON
 
 
-def rescue(redis: Redis, worker: str, reason: str, stopped: str = "") -> int:
-    """Give back what `worker` had in hand; a run that an operator stopped is not tried again."""
-    return int(step(redis, "rescue", worker, reason, rq_text(reason), stopped))
+def rescue(redis: Redis, worker: str, reason: str, stopped: str = "", *, counted: bool = True) -> int:
+    """Give back what `worker` had in hand; a run that an operator stopped is not tried again.
+
+    `counted`: as one of the run's tries, of which it has so many.
+    """
+    return int(step(redis, "rescue", worker, "lost" if counted else "handed_back", reason, rq_text(reason), stopped))
 
 
 def rq_text(text: str) -> str:
     """A text as rq keeps it in a result: base64 of zlib."""
-    return b64encode(zlib.compress(text.encode())).decode()
+    return b64encode(zlib.compress(text.encode("utf-8", "replace"))).decode()
 
 
 def rq_json(value: Any) -> str:

@@ -3,7 +3,7 @@
 
 The parent beats, reaps the dead among the other workers, and replaces its horse: at once when it
 died, without a break when it is old. It keeps rq's data model, so `rq info` and rq-dashboard tell
-the truth, and answers rq's own commands (shutdown, kill-horse, stop-job).
+the truth, and answers rq's own commands (shutdown, kill-horse, stop-job, stop-execution).
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import select
 import signal
 import sys
 import time
-from mmap import mmap
-from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from rq.worker import Worker as RqWorker
 
 import db
 import queues
-from engine import steps
-from engine.horse import REDIS_AWAY, Horse, patiently
+from config import settings
+from engine import outages, steps
+from engine.board import Board
+from engine.horse import GONE, Horse
+from engine.lost import find_lost
+from engine.outages import patiently
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -38,6 +42,7 @@ DEAD_AFTER = 10.0  # seconds without a beat
 KEY_TTL = 90  # seconds a silent worker stays listed by rq's tools
 SCAN_EVERY = 120.0  # seconds between looks for runs that are in no list
 C_HANG_GRACE = 5.0  # seconds past its time-out that a job which answers to no signal lives
+ANOTHER = 3  # exit status of a horse that is old: there is more to do
 
 log = logging.getLogger("nightdesk.worker")
 
@@ -50,13 +55,14 @@ class Worker(RqWorker):
         options.update(connection=db.redis(), serializer="json", worker_ttl=KEY_TTL - 60)
         given = [queue_names] if isinstance(queue_names, str) else queue_names
         super().__init__([getattr(queue, "name", queue) for queue in given], name=name, **options)
-        self.board = mmap(-1, 4096)  # shared with the horse: deadline and id of the run in hand
+        # Nothing here may wait for long: signals and time-outs are to be seen to.
+        self.connection.connection_pool.connection_kwargs.update(socket_timeout=3, retry=Retry(NoBackoff(), 1))
+        self.board = Board()
         self.horse: int | None = None
         self.forked_at = 0.0
         self.quick_deaths = 0  # in a row: a horse that cannot even start is not forked in a tight loop
         self.asked_to_stop: float | None = None
-        self.answered_since = 0  # ms: since when Redis has answered every beat
-        self.last_beat = 0.0
+        self.last_beat: float | None = None
         self.last_scan = time.monotonic()
 
     def _set_connection(self, connection: Redis) -> Redis:
@@ -76,10 +82,6 @@ class Worker(RqWorker):
         """Until SIGTERM or SIGINT; `burst`: until the queues are empty. True when any job ran."""
         start_logging(logging_level or "INFO")
         self.burst, self.max_jobs = burst, max_jobs
-        patiently(self.register_birth, "Redis", REDIS_AWAY)
-        queues.load_jobs()
-        gc.collect()
-        gc.freeze()  # what is loaded now is shared with every horse
         wakeup, waker = os.pipe()
         for end in (wakeup, waker):
             os.set_blocking(end, False)
@@ -87,44 +89,74 @@ class Worker(RqWorker):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
+        queues.load_jobs()
+        gc.collect()
+        gc.freeze()  # what is loaded now is shared with every horse
+        patiently(self._register, outages.REDIS_AWAY, GONE, self._stopping)
         commands = self._commands()
         log.info("worker=%s started: %s", self.name, " ".join(self.queue_names()))
         try:
-            while self._tend(commands):
+            while self._tend():
                 commands = self._sleep(wakeup, commands)
         finally:
             self._leave()
-        return True
+        return self.board.count > 0
+
+    def _register(self) -> None:
+        """List us in rq's registries; of a worker of our name that died we take the place."""
+        beat: float | None = None
+        while True:
+            try:
+                self.register_birth()
+            except ValueError:
+                latest: Any = self.connection.zscore(steps.WORKERS, self.name)
+                if beat is not None and latest is not None and latest > beat:
+                    raise  # it lives
+                beat = latest
+            else:
+                return
+            if self._stopping():
+                return
+            if beat is None or steps.now(self.connection) - beat > DEAD_AFTER * 1000:
+                steps.rescue(self.connection, self.name, "its worker died")
+                self.connection.delete(self.key)
+            else:
+                time.sleep(BEAT_EVERY * 1.5)
 
     def _stop(self, *_: object) -> None:
         if self.asked_to_stop is None:
             self.asked_to_stop = time.monotonic()
 
-    def _tend(self, commands: PubSub | None) -> bool:
-        """One round: bury a dead horse, beat, watch the time-out, fork the next horse. False: all is done."""
+    def _stopping(self) -> bool:
+        return self.asked_to_stop is not None
+
+    def _tend(self) -> bool:
+        """One round: bury a dead horse, beat, fork the next horse, watch its time-out. False: all is done."""
         ended = self._reap_horse()
         if self.asked_to_stop is not None:
             if self.horse is None:
                 return False
-            from config import settings
-
             if time.monotonic() - self.asked_to_stop > settings.shutdown_grace:
                 log.warning("worker=%s the run in hand did not end in time: handed back", self.name)
-                self._kill_horse("the worker was stopped before the run ended")
+                self._kill_horse("the worker was stopped before the run ended", counted=False)
                 return False
             os.kill(self.horse, signal.SIGTERM)
-        elif self.horse is None and time.monotonic() - self.forked_at > min(5.0, 0.25 * max(0, self.quick_deaths - 3)):
-            if ended and (self.burst or self.max_jobs is not None):
-                return False
-            self._fork()
+        elif ended and (self.burst or self.max_jobs is not None):
+            return False
         self._beat()
+        if self.horse is None and not self._stopping() and time.monotonic() > self.forked_at + self._pause():
+            self._fork()
         self._watch_time_out()
         return True
+
+    def _pause(self) -> float:
+        """Seconds between two forks: none, unless horses cannot even start."""
+        return min(5.0, 0.25 * max(0, self.quick_deaths - 3))
 
     def _fork(self) -> None:
         if not db.database.is_closed():
             raise RuntimeError("PostgreSQL was opened before the fork")
-        self.board[:2] = b"\0\0"
+        self.board.clear()
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -138,8 +170,8 @@ class Worker(RqWorker):
             die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            Horse(self.name, self.queue_names(), self.board, burst=self.burst, max_jobs=self.max_jobs).work()
-            code = 0
+            horse = Horse(self.name, self.queue_names(), self.board, burst=self.burst, max_jobs=self.max_jobs)
+            code = ANOTHER if horse.work() else 0
         except BaseException:
             log.exception("worker=%s the work-horse failed", self.name)
         finally:
@@ -147,77 +179,85 @@ class Worker(RqWorker):
             os._exit(code)
 
     def _reap_horse(self) -> bool:
-        """Whether the horse ended well by itself; what a horse that died had in hand goes back at once."""
+        """Whether the horse has done all there was; what a horse that died had in hand goes back at once."""
         if self.horse is None:
             return False
         pid, status = os.waitpid(self.horse, os.WNOHANG)
         if pid == 0:
             return False
         self.horse = None
-        if status == 0:
-            return True
-        short_lived = time.monotonic() - self.forked_at < 1.0
-        self.quick_deaths = self.quick_deaths + 1 if short_lived else 0
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (0, ANOTHER):
+            self.quick_deaths = 0
+            done = self.max_jobs is not None and self.board.count >= self.max_jobs
+            return done or os.WEXITSTATUS(status) == 0
+        died_of_itself = time.monotonic() - self.forked_at < 1.0 and self.board.in_hand() is None
+        self.quick_deaths = self.quick_deaths + 1 if died_of_itself else 0
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
         self._give_back(f"the work-horse died ({how})")
         return False
 
-    def _give_back(self, reason: str, stopped: str = "") -> None:
+    def _give_back(self, reason: str, stopped: str = "", *, counted: bool = True) -> None:
+        self.board.clear()
         count = patiently(
-            lambda: steps.rescue(self.connection, self.name, reason, stopped), "Redis", REDIS_AWAY, self._out_of_grace
+            lambda: steps.rescue(self.connection, self.name, reason, stopped, counted=counted),
+            outages.REDIS_AWAY,
+            GONE,
+            self._out_of_grace,
         )
         log.warning("worker=%s %s: %s run(s) given back", self.name, reason, count)
 
     def _out_of_grace(self) -> bool:
-        return self.asked_to_stop is not None and time.monotonic() - self.asked_to_stop > 29
+        return self.asked_to_stop is not None and time.monotonic() - self.asked_to_stop > settings.shutdown_grace + 3
 
-    def _kill_horse(self, reason: str, stopped: str = "") -> None:
+    def _kill_horse(self, reason: str, stopped: str = "", *, counted: bool = True) -> None:
         if self.horse is None:
             return
         os.kill(self.horse, signal.SIGKILL)
         os.waitpid(self.horse, 0)
         self.horse = None
-        self._give_back(reason, stopped)
-
-    def _in_hand(self) -> tuple[float, str]:
-        """Deadline (monotonic, 0 = none) and id of the run that the horse is in."""
-        deadline, length = unpack_from("dH", self.board, 0)
-        return deadline, self.board[10 : 10 + length].decode("utf-8", "replace")
+        self._give_back(reason, stopped, counted=counted)
 
     def _watch_time_out(self) -> None:
-        deadline, run_id = self._in_hand()
-        if self.horse is not None and deadline and time.monotonic() > deadline + C_HANG_GRACE:
-            log.error("worker=%s run=%s answers to no time-out: killed", self.name, run_id)
+        run = self.board.in_hand()
+        if self.horse is not None and run and run.deadline and time.monotonic() > run.deadline + C_HANG_GRACE:
+            log.error("worker=%s run=%s answers to no time-out: killed", self.name, run.run_id)
             self._kill_horse("ran longer than its time-out and answered to no signal")
 
     def _beat(self) -> None:
         """Tell that we live; rescue what workers had in hand that have been silent for DEAD_AFTER."""
-        if time.monotonic() - self.last_beat < BEAT_EVERY:
+        first = self.last_beat is None
+        if self.last_beat is not None and time.monotonic() - self.last_beat < BEAT_EVERY:
             return
-        unbroken = time.monotonic() - self.last_beat < DEAD_AFTER / 2
         self.last_beat = time.monotonic()
         reason = f"its worker was silent for {DEAD_AFTER:.0f} s"
         try:
-            now, declared_dead, dead = steps.step(
-                self.connection, "beat", self.name, KEY_TTL, self.answered_since if unbroken else 0, DEAD_AFTER,
-                reason, steps.rq_text(reason),
-            )  # fmt: skip
-            if not self.answered_since or not unbroken:
-                self.answered_since = now
-            if declared_dead:
-                log.warning("worker=%s was taken for dead: starting over", self.name)
-                self._kill_horse("its worker was taken for dead")
-                self.connection.delete(self.key)
-                self.register_birth()
+            standing, dead = steps.step(
+                self.connection, "beat", self.name, KEY_TTL, DEAD_AFTER, reason, steps.rq_text(reason)
+            )
+            if not first and standing != b"known":
+                self._introduce_again(standing.decode())
             for name, count in json.loads(dead):
                 log.warning("worker=%s died: %d run(s) given back", name, count)
             if time.monotonic() - self.last_scan > SCAN_EVERY:
                 self.last_scan = time.monotonic()
-                find_lost(self.connection)
+                find_lost(self.connection, between=self._beat, every=SCAN_EVERY)
         except RedisError as failure:
-            if self.answered_since:
-                log.warning("worker=%s Redis is away: %s", self.name, failure)
-            self.answered_since = 0
+            outages.began(outages.REDIS_AWAY, failure)
+        else:
+            outages.ended(outages.REDIS_AWAY)
+
+    def _introduce_again(self, standing: str) -> None:
+        """The others took us for dead, or Redis lost its memory; a run that somebody else may begin must end here."""
+        run = self.board.in_hand()
+        if standing == "dead":
+            log.warning("worker=%s was taken for dead: starting over", self.name)
+            self._kill_horse("its worker was taken for dead")
+        elif standing == "forgotten":
+            log.warning("worker=%s Redis has forgotten us: introducing ourselves again", self.name)
+            if run and run.scheduled:  # the schedule goes on from its latest recorded due time: it comes again
+                self._kill_horse("Redis has forgotten it")
+        self.connection.delete(self.key)
+        self.register_birth()
 
     def _commands(self) -> PubSub | None:
         try:
@@ -232,11 +272,11 @@ class Worker(RqWorker):
         """Until a signal, a command of rq's, or the next beat."""
         connection: Any = commands and commands.connection
         sockets = [connection._sock] if connection and connection._sock else []
-        ready, _, _ = select.select([wakeup, *sockets], [], [], BEAT_EVERY / 4 if self.asked_to_stop else BEAT_EVERY)
+        ready, _, _ = select.select([wakeup, *sockets], [], [], self._idle_time())
         if wakeup in ready:
             os.read(wakeup, 4096)
         if commands is None:
-            return self._commands() if self.answered_since else None
+            return self._commands() if not outages.ongoing(outages.REDIS_AWAY) else None
         if len(ready) > (wakeup in ready):
             try:
                 message = commands.get_message(timeout=0)
@@ -247,18 +287,30 @@ class Worker(RqWorker):
                 return None
         return commands
 
+    def _idle_time(self) -> float:
+        """Seconds until there is something to do without being woken."""
+        if self._stopping():
+            return BEAT_EVERY / 4
+        until = (self.last_beat or 0.0) + BEAT_EVERY
+        if self.horse is None:
+            until = min(until, self.forked_at + self._pause())
+        elif (run := self.board.in_hand()) and run.deadline:
+            until = min(until, run.deadline + C_HANG_GRACE)
+        return min(BEAT_EVERY, max(0.01, until - time.monotonic()))
+
     def _obey(self, command: dict[str, Any]) -> None:
-        name, (_, run_id) = command.get("command"), self._in_hand()
+        name, run = command.get("command"), self.board.in_hand()
         if name == "shutdown":
             self._stop()
         elif name == "kill-horse":
             self._kill_horse("an operator killed the work-horse")
-        elif name == "stop-job" and command.get("job_id") == run_id:
-            self._kill_horse("stopped by an operator", stopped=run_id)
+        elif name in ("stop-job", "stop-execution") and run and command.get("job_id") == run.run_id:
+            self._kill_horse("stopped by an operator", stopped=run.run_id)
 
     def _leave(self) -> None:
-        self._kill_horse("the worker stopped")
+        self._kill_horse("the worker stopped", counted=False)
         try:
+            steps.rescue(self.connection, self.name, "the worker stopped", counted=False)  # nothing, as a rule
             self.connection.zrem(steps.WORKERS, self.name)
             self.register_death()
         except RedisError as failure:
@@ -283,34 +335,3 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died between the fork and here
         os._exit(1)
-
-
-def find_lost(redis: Redis) -> None:
-    """Requeue runs that two scans in a row found marked as queued but in no list.
-
-    Our own steps cannot leave one behind; another tool that died between two commands can. One
-    worker at a time scans: the lock outlives any scan.
-    """
-    if not redis.set("nightdesk:scan", "1", nx=True, ex=int(SCAN_EVERY * 0.8)):
-        return
-    waiting: set[bytes] = set()
-    for pattern in ("rq:queue:*", "nightdesk:waiting:*"):
-        for key in redis.scan_iter(pattern, count=1000, _type="list"):
-            waiting.update(redis.lrange(key, 0, -1))  # type: ignore[arg-type]
-    lost: set[bytes] = set()
-    suspects: set[bytes] = redis.smembers("nightdesk:suspects")  # type: ignore[assignment]
-    ids = [key[7:] for key in redis.scan_iter("rq:job:*", count=1000, _type="hash") if key[7:] not in waiting]
-    for start in range(0, len(ids), 1000):
-        page = ids[start : start + 1000]
-        with redis.pipeline(transaction=False) as pipe:
-            for run_id in page:
-                pipe.hmget(b"rq:job:" + run_id, "status", "origin")
-            for run_id, (status, origin) in zip(page, pipe.execute(), strict=True):
-                if status == b"queued" and origin and run_id in suspects:
-                    log.warning("run=%s was in no list: queued again", run_id.decode())
-                    redis.lpush(b"rq:queue:" + origin, run_id)
-                elif status == b"queued" and origin:
-                    lost.add(run_id)
-    redis.delete("nightdesk:suspects")
-    if lost:
-        redis.sadd("nightdesk:suspects", *lost)

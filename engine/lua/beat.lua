@@ -1,17 +1,25 @@
--- Worker's parent: I live; and who does not? ARGV: worker, key TTL (s), since when Redis has answered me without
--- a break (ms, 0 = not known), seconds after which a silent worker is dead, reason, its rq encoding.
--- A reaper that was itself cut off knows nothing of the others, so it waits as long as they may be silent.
--- Returns {now, 1 if this worker was declared dead meanwhile, JSON list of the dead}.
-local worker, since, limit = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]) * 1000
-local fresh = call('EXISTS', 'rq:worker:' .. worker) == 0
-call('HSET', 'rq:worker:' .. worker, 'last_heartbeat', iso(now))
-call('EXPIRE', 'rq:worker:' .. worker, ARGV[2])
+-- Worker's parent: I live; and who does not? ARGV: worker, key TTL (s), seconds after which a silent worker is dead,
+-- reason, its rq encoding.
+-- Silence means death only if it could have been broken: somebody must have been heard of without a gap for as long,
+-- or else Redis was away, and everybody was silent.
+-- Returns {what we are to the others, JSON list of the dead}; we are 'known', 'dead' (our runs were given back),
+-- 'forgotten' (Redis lost its memory, or this is our first beat) or 'unlisted' (rq's own key of us is gone).
+local worker, limit = ARGV[1], tonumber(ARGV[3]) * 1000
+local standing = 'known'
+if call('DEL', 'nightdesk:dead:' .. worker) == 1 then standing = 'dead'
+elseif not call('ZSCORE', WORKERS, worker) then standing = 'forgotten'
+elseif call('HEXISTS', 'rq:worker:' .. worker, 'birth') == 0 then standing = 'unlisted' end
+if call('EXISTS', 'rq:worker:' .. worker) == 1 then
+  call('HSET', 'rq:worker:' .. worker, 'last_heartbeat', iso(now))
+  call('EXPIRE', 'rq:worker:' .. worker, ARGV[2])
+end
 call('ZADD', WORKERS, now, worker)
 local dead = {}
-if since > 0 and now - since >= limit then
+if now - pulse() >= limit then
   for _, name in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. (now - limit))) do
-    local rescued = rescue(name, ARGV[5], ARGV[6])
+    local rescued = rescue(name, 'lost', ARGV[4], ARGV[5], '')
     call('ZREM', WORKERS, name)
+    call('SET', 'nightdesk:dead:' .. name, now, 'EX', 86400)
     for _, key in ipairs(call('SMEMBERS', 'rq:queues')) do
       call('SREM', 'rq:workers:' .. string.sub(key, 10), 'rq:worker:' .. name)
     end
@@ -20,4 +28,9 @@ if since > 0 and now - since >= limit then
     dead[#dead + 1] = {name, rescued}
   end
 end
-return {now, fresh and 1 or 0, cjson.encode(dead)}
+for _, key in ipairs(call('SMEMBERS', 'rq:queues')) do -- rq forgets what expired when somebody looks; nobody may
+  local queue = string.sub(key, 10)
+  call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, '-inf', now / 1000)
+  call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, '-inf', now / 1000)
+end
+return {standing, cjson.encode(dead)}

@@ -2,8 +2,9 @@
 local call = redis.call
 local SCHEDULED, ENTRIES, ENTRY = 'rq:scheduler:scheduled_jobs', 'nightdesk:entries', 'nightdesk:entry:'
 local RUNS, WAKE, WORKERS = 'nightdesk:runs', 'nightdesk:wake', 'nightdesk:workers'
-local RUNNING, WAITING = 'nightdesk:running:', 'nightdesk:waiting:'
+local RUNNING, WAITING, LIMITS = 'nightdesk:running:', 'nightdesk:waiting:', 'nightdesk:limits'
 local FAILED_TTL = 86400 -- rq's failed registry is a one-day view; the dead letters are in PostgreSQL
+local LARGEST_PAYLOAD = 262144 -- bytes; the same figure stands in steps.py
 
 call('SET', 'nightdesk:room', '') -- a full server refuses here, before anything is half done
 local clock = call('TIME')
@@ -23,14 +24,22 @@ local function iso(ms) -- as rq writes instants; civil date from days after H. H
     math.floor(rest / 3600000), math.floor(rest / 60000) % 60, math.floor(rest / 1000) % 60, rest % 1000)
 end
 
-local function hash(key) -- HGETALL as a table
-  local flat, t = call('HGETALL', key), {}
-  for i = 1, #flat, 2 do t[flat[i]] = flat[i + 1] end
-  return t
+-- Since when somebody has been heard of without a gap (ms).
+local function pulse()
+  local p = call('HMGET', 'nightdesk:pulse', 'at', 'since')
+  local at, since = tonumber(p[1] or ''), tonumber(p[2] or '')
+  if not at or not since or now - at > 5000 or now < at then since = now end
+  call('HSET', 'nightdesk:pulse', 'at', now, 'since', since)
+  return since
+end
+
+local function reason_of(problem) -- what pcall gave, as text
+  return tostring(type(problem) == 'table' and problem.err or problem)
 end
 
 local function record(row, data) -- one line of history; PostgreSQL gets it within a second
-  if data then call('XADD', RUNS, '*', 'r', row, 'd', data) else call('XADD', RUNS, '*', 'r', row) end
+  if data then return call('XADD', RUNS, '*', 'r', row, 'd', data) end
+  return call('XADD', RUNS, '*', 'r', row)
 end
 
 -- Counters and histograms for /metrics: one hash, fields name|label (counter), name|label|le and name|label|sum.
@@ -53,17 +62,43 @@ local function push(id, queue, front)
   call('SADD', 'rq:queues', 'rq:queue:' .. queue)
 end
 
+local function push_again(id, queue)
+  call('HSET', 'rq:job:' .. id, 'status', 'queued')
+  push(id, queue, true)
+  call('PUBLISH', WAKE, queue)
+end
+
+local function still_waits(id) -- another tool may have deleted or cancelled it
+  local status = id and call('HGET', 'rq:job:' .. id, 'status')
+  return status == 'queued' or status == 'scheduled'
+end
+
+-- The entry knows of a run that waits again: due times until then count as overlap and do not pile up.
+local function hold_entry(id)
+  local entry = call('HGET', 'rq:job:' .. id, 'nd_entry')
+  if not entry or entry == '' or call('EXISTS', ENTRY .. entry) == 0 then return end
+  if not still_waits(call('HGET', ENTRY .. entry, 'queued')) then call('HSET', ENTRY .. entry, 'queued', id) end
+end
+
 -- A slot of a limited key is free: what waits longest for it goes to the front of its queue.
+local function wake(limit)
+  local waiting = call('LPOP', WAITING .. limit)
+  while waiting do
+    local queue = call('HGET', 'rq:job:' .. waiting, 'origin')
+    if queue then
+      push(waiting, queue, true)
+      call('PUBLISH', WAKE, queue)
+      return true
+    end
+    waiting = call('LPOP', WAITING .. limit)
+  end
+  return false
+end
+
 local function release(limits, id)
   if not limits or limits == '' then return end
   for _, limit in ipairs(cjson.decode(limits)) do
-    call('ZREM', RUNNING .. limit[1], id)
-    local waiting = call('LPOP', WAITING .. limit[1])
-    while waiting do
-      local queue = call('HGET', 'rq:job:' .. waiting, 'origin')
-      if queue then push(waiting, queue, true) break end
-      waiting = call('LPOP', WAITING .. limit[1])
-    end
+    if call('ZREM', RUNNING .. limit[1], id) == 1 then wake(limit[1]) end
   end
 end
 
@@ -80,7 +115,14 @@ end
 local function result(id, kind, field, value, worker, ttl)
   local key = 'rq:results:' .. id
   call('XADD', key, 'MAXLEN', '~', '10', '*', 'type', kind, 'created_at', iso(now), field, value, 'worker_name', worker)
-  call('EXPIRE', key, ttl)
+  if ttl > 0 then call('EXPIRE', key, ttl) end
+end
+
+-- Jobs of rq's that wait for this one's end; a work-horse sees to them with rq's own code.
+local function tell_dependents(id)
+  if call('EXISTS', 'rq:job:' .. id .. ':dependents') == 0 then return false end
+  call('SADD', 'nightdesk:parents', id)
+  return true
 end
 
 local function bury(id, queue, worker, exc_info) -- the last word on a run that nothing will try again
@@ -89,36 +131,52 @@ local function bury(id, queue, worker, exc_info) -- the last word on a run that 
   call('EXPIRE', key, FAILED_TTL)
   call('ZADD', 'rq:failed:' .. queue, math.floor(now / 1000) + FAILED_TTL, id)
   result(id, '2', 'exc_string', exc_info, worker, FAILED_TTL)
-  call('HINCRBY', 'rq:worker:' .. worker, 'failed_job_count', 1)
+  tell_dependents(id)
+  if call('EXISTS', 'rq:worker:' .. worker) == 1 then call('HINCRBY', 'rq:worker:' .. worker, 'failed_job_count', 1) end
 end
 
--- Executions of a worker that died go back to the front of their queues, or are buried after the last try.
-local function rescue(worker, reason, encoded, stopped)
-  local rescued = 0
-  for _, member in ipairs(call('SMEMBERS', 'rq:worker:' .. worker .. ':executions')) do
-    local id, execution = string.match(member, '^(.*):([^:]*)$')
-    local job = hash('rq:job:' .. id)
-    local queue = job['origin'] or 'default'
-    drop_execution(worker, id, execution, queue)
-    if job['data'] then
-      release(job['nd_limits'], id)
-      tally('worker_runs_total', job['nd_entry'] or 'ad-hoc')
-      tally('worker_errors_total', job['nd_entry'] or 'ad-hoc')
-      local tries, last = call('HINCRBY', 'rq:job:' .. id, 'nd_tries', 1), tonumber(job['nd_max'] or '3')
-      local dead = tries >= last or stopped == id
-      record(cjson.encode({entry = job['nd_entry'], run = id, queue = queue, due = tonumber(job['nd_due']),
-        attempt = tonumber(job['nd_attempt'] or '1'), enqueued = job['enqueued_at'], started = job['started_at'],
-        ended = now, outcome = dead and 'failed' or 'lost', dead = dead, error = reason, worker = worker}), job['data'])
-      if dead then
-        bury(id, queue, worker, encoded)
-      else
-        call('HSET', 'rq:job:' .. id, 'status', 'queued')
-        push(id, queue, true)
-        call('PUBLISH', WAKE, queue)
-      end
+-- One execution of a worker that will not end it: back to the front of its queue, or buried after the last try.
+-- kind: 'lost' counts as a try, 'handed_back' does not; stopped: the id of a run that an operator stopped, or ''.
+local function give_back(worker, member, kind, reason, encoded, stopped)
+  local id, execution = string.match(member, '^(.*):([^:]*)$')
+  local notes = call('HMGET', 'rq:execution:' .. member, 'queue', 'limits')
+  local key = 'rq:job:' .. id
+  local f = call('HMGET', key, 'origin', 'nd_tries', 'nd_max', 'nd_entry', 'nd_due', 'nd_attempt', 'enqueued_at',
+    'started_at')
+  drop_execution(worker, id, execution, notes[1] or f[1] or 'default')
+  release(notes[2], id)
+  if not f[1] then return end -- another tool deleted it while it ran
+  if kind == 'lost' then
+    tally('worker_runs_total', f[4] or 'ad-hoc')
+    tally('worker_errors_total', f[4] or 'ad-hoc')
+  end
+  local tries = tonumber(f[2] or '0')
+  if kind == 'lost' then tries = call('HINCRBY', key, 'nd_tries', 1) end
+  local dead = stopped == id or (kind == 'lost' and tries >= (tonumber(f[3] or '') or 3))
+  local data = call('HSTRLEN', key, 'data') <= LARGEST_PAYLOAD and call('HGET', key, 'data') or ''
+  record(cjson.encode({entry = f[4] or nil, run = id, queue = f[1], due = tonumber(f[5] or ''),
+    attempt = tonumber(f[6] or '1'), enqueued = f[7] or nil, started = f[8] or nil, ended = now, outcome = dead and 'failed' or kind, dead = dead, error = reason,
+    worker = worker}), data)
+  if dead then
+    bury(id, f[1], worker, encoded)
+  else
+    push_again(id, f[1])
+    hold_entry(id)
+  end
+end
+
+-- Give back all that a worker has in hand; what cannot be read costs only itself.
+local function rescue(worker, kind, reason, encoded, stopped)
+  local key, rescued = 'rq:worker:' .. worker .. ':executions', 0
+  for _, member in ipairs(call('SMEMBERS', key)) do
+    local fine, problem = pcall(give_back, worker, member, kind, reason, encoded, stopped)
+    if fine then
       rescued = rescued + 1
+    else
+      call('SREM', key, member)
+      record(cjson.encode({run = member, queue = '?', due = now, attempt = 1, ended = now, outcome = 'failed',
+        dead = true, error = reason .. '; it cannot be given back: ' .. reason_of(problem), worker = worker}), '')
     end
   end
-  call('DEL', 'rq:worker:' .. worker .. ':executions')
   return rescued
 end

@@ -1,13 +1,26 @@
 -- Work-horse: finish the run in hand, then pop the next one straight into "started". One round trip a job.
--- ARGV: worker, JSON of what is finished or '', JSON list of queues to pop from ([] = none), id for the execution.
--- Returns {state, job id, queue, fields of the job …}; state: 'ok', or 'fenced' when the run was taken from us.
-local worker, finished, execution = ARGV[1], ARGV[2], ARGV[4]
+-- ARGV: worker, JSON of what is finished or '', JSON list of queues to pop from ([] = none), id for the execution,
+-- number of this call, which rises: a call whose answer was lost is made again with the same number and gets the same
+-- answer; one that was held up on its way and arrives after the next does nothing.
+-- Returns {state, 1 if dependents wait for someone to enqueue them, and, if there is a run: job id, queue, now,
+-- attempt, 1 if its payload is too large, fields of the job}; state is 'ok', 'fenced' when the run was taken from us,
+-- 'unknown' when the worker must beat first, 'late', or what went wrong while finishing.
+local worker, finished, execution, number = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
 local worker_key = 'rq:worker:' .. worker
-local state = 'ok'
+local known, state = call('ZSCORE', WORKERS, worker), 'ok'
+local last = known and tonumber(call('HGET', worker_key, 'nd_call') or '') or 0
+if number < last then return {'late', 0} end
+local repeated = number == last
+if known then call('HSET', worker_key, 'nd_call', ARGV[5]) end
 
 local function finish(f)
   local key = 'rq:job:' .. f.id
-  if not drop_execution(worker, f.id, f.execution, f.queue) then state = 'fenced' return end
+  local exists = call('EXISTS', key) == 1
+  if not drop_execution(worker, f.id, f.execution, f.queue) then
+    -- If nothing is known of the run, Redis lost its memory and nobody else has it.
+    if exists then state = 'fenced' elseif f.row then record(f.row) end
+    return
+  end
   release(f.limits, f.id)
   if f.row then
     record(f.row)
@@ -22,36 +35,76 @@ local function finish(f)
   call('HINCRBYFLOAT', worker_key, 'total_working_time', f.seconds)
   if f.outcome == 'ok' then
     call('HINCRBY', worker_key, 'successful_job_count', 1)
+    if tell_dependents(f.id) and f.ttl == 0 then f.ttl = 60 end -- they look at it once more
     if f.ttl == 0 then
       call('DEL', key)
       return
     end
     call('HSET', key, 'status', 'finished', 'ended_at', iso(now))
-    call('EXPIRE', key, f.ttl)
-    call('ZADD', 'rq:finished:' .. f.queue, math.floor(now / 1000) + f.ttl, f.id)
+    if f.ttl > 0 then call('EXPIRE', key, f.ttl) end
+    call('ZADD', 'rq:finished:' .. f.queue, f.ttl > 0 and math.floor(now / 1000) + f.ttl or '+inf', f.id)
     if f.result then result(f.id, '1', 'return_value', f.result, worker, f.ttl) end
-  elseif f.outcome == 'retried' then
-    call('HSET', key, 'status', 'scheduled', 'nd_tries', f.tries)
-    call('ZADD', 'rq:scheduled:' .. f.queue, (now + f.delay) / 1000, f.id)
-  elseif f.outcome == 'yielded' or f.outcome == 'handed_back' then
-    call('HSET', key, 'status', 'queued')
-    if f.limits ~= '' then call('HSET', key, 'nd_limits', f.limits) end
-    push(f.id, f.queue, true)
-    call('PUBLISH', WAKE, f.queue)
-  else
+  elseif f.outcome == 'failed' or f.outcome == 'refused' then
     bury(f.id, f.queue, worker, f.exc)
+  elseif exists then -- else another tool deleted it while it ran
+    if f.outcome == 'retried' then
+      call('HSET', key, 'status', 'scheduled', 'nd_tries', f.tries)
+      call('ZADD', 'rq:scheduled:' .. f.queue, (now + f.delay) / 1000, f.id)
+    else -- yielded, handed back
+      if f.limits ~= '' then call('HSET', key, 'nd_limits', f.limits) end
+      push_again(f.id, f.queue)
+    end
+    hold_entry(f.id)
   end
 end
 
-if finished ~= '' then finish(cjson.decode(finished)) end
+if finished ~= '' and not repeated then
+  local f = cjson.decode(finished)
+  local fine, problem = pcall(finish, f)
+  if not fine then -- a key of its own is not what it should be: the run has ended and costs only itself
+    state = 'the end of ' .. f.id .. ' is recorded in part: ' .. reason_of(problem)
+    pcall(release, f.limits, f.id)
+    if f.row then record(f.row) end
+    pcall(call, 'EXPIRE', 'rq:job:' .. f.id, FAILED_TTL)
+  end
+end
+
+local function answer(id, queue, attempt)
+  local key = 'rq:job:' .. id
+  local big = call('HSTRLEN', key, 'data') > LARGEST_PAYLOAD
+  local h = call('HMGET', key, big and '' or 'data', 'nd_due', 'nd_entry', 'nd_tries', 'nd_max', 'nd_limits', 'timeout',
+    'enqueued_at', 'created_at', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'webhooks',
+    'retries_left', 'result_ttl')
+  return {state, call('EXISTS', 'nightdesk:parents'), id, queue, now, attempt, big and 1 or 0, h}
+end
+
+-- Nothing else can be in hand: an answer was lost on its way, or a work-horse died with its call still travelling.
+for _, member in ipairs(call('SMEMBERS', worker_key .. ':executions')) do
+  local id, held = string.match(member, '^(.*):([^:]*)$')
+  if held == execution then
+    local queue, attempt = call('HGET', 'rq:execution:' .. member, 'queue'), call('HGET', 'rq:job:' .. id, 'nd_attempt')
+    return answer(id, queue, tonumber(attempt))
+  end
+  if not pcall(give_back, worker, member, 'lost', 'the answer that handed it out was lost', '', '') then
+    call('SREM', worker_key .. ':executions', member)
+  end
+end
 
 local queues = cjson.decode(ARGV[3])
-if #queues == 0 or call('EXISTS', 'rq:suspended') == 1 then return {state} end
+if #queues == 0 then return {state, call('EXISTS', 'nightdesk:parents')} end
+if not known then return {state == 'ok' and 'unknown' or state, 0} end
+if call('EXISTS', 'rq:suspended') == 1 then return {state, 0} end
+
+local function free(limit) return call('ZCARD', RUNNING .. limit[1]) < limit[2] end
 
 local function full(limits, id) -- park behind the first limit that has no free slot
   for _, limit in ipairs(limits) do
-    if call('ZCARD', RUNNING .. limit[1]) >= limit[2] then
+    if not free(limit) then
       call('RPUSH', WAITING .. limit[1], id)
+      call('HSET', LIMITS, limit[1], limit[2])
+      for _, other in ipairs(limits) do -- whoever waits for a slot that this one was woken for may have it
+        if other[1] ~= limit[1] and free(other) then wake(other[1]) end
+      end
       return true
     end
   end
@@ -59,42 +112,82 @@ local function full(limits, id) -- park behind the first limit that has no free 
   return false
 end
 
+local ENDED = {finished = true, failed = true, stopped = true, canceled = true}
+
 local function start(id, queue)
   local key, member = 'rq:job:' .. id, id .. ':' .. execution
-  local f = call('HMGET', key, 'nd_entry', 'nd_limits', 'origin')
+  local f = call('HMGET', key, 'nd_entry', 'nd_limits', 'origin', 'status')
   if not f[3] then return nil end -- deleted by another tool while it waited
+  if ENDED[f[4]] then return nil end -- queued twice: this is the second
+  if f[4] == 'started' and call('EXISTS', 'rq:executions:' .. id) == 1 then return nil end
+  if #id > 200 or string.find(id, '[^%w%p ]') then error('its id is no plain text of at most 200 characters', 0) end
   if f[2] and f[2] ~= '' and full(cjson.decode(f[2]), id) then return nil end
   if f[1] and call('HGET', ENTRY .. f[1], 'queued') == id then call('HDEL', ENTRY .. f[1], 'queued') end
   local attempt = call('HINCRBY', key, 'nd_attempt', 1)
   local at = iso(now)
   call('HSET', key, 'status', 'started', 'started_at', at, 'last_heartbeat', at, 'worker_name', worker)
   call('PERSIST', key)
-  call('HSET', 'rq:execution:' .. member, 'id', execution, 'job_id', id, 'created_at', now / 1000,
-    'last_heartbeat', now / 1000, 'worker_name', worker)
+  call('HSET', 'rq:execution:' .. member, 'id', execution, 'job_id', id, 'created_at', now / 1000, 'queue', queue,
+    'last_heartbeat', now / 1000, 'worker_name', worker, 'limits', f[2] or '')
   call('ZADD', 'rq:executions:' .. id, '+inf', execution)
   call('ZADD', 'rq:wip:' .. queue, '+inf', member) -- never abandoned by a time-out: the reaper alone decides
   call('SADD', worker_key .. ':executions', member)
   call('HSET', worker_key, 'state', 'busy')
-  local big = call('HSTRLEN', key, 'data') > 262144
-  local h = call('HMGET', key, big and '' or 'data', 'nd_due', 'nd_entry', 'nd_tries', 'nd_max', 'nd_limits', 'timeout',
-    'enqueued_at', 'created_at', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'webhooks',
-    'retries_left', 'result_ttl')
-  return {state, id, queue, now, attempt, big and 1 or 0, h}
+  return answer(id, queue, attempt)
 end
 
-for _, queue in ipairs(queues) do
+-- A run whose own keys are not what they should be is a dead letter, and costs only itself.
+local function refuse(id, queue, problem)
+  local key, plain = 'rq:job:' .. id, string.gsub(string.sub(id, 1, 200), '[^%w%p ]', '?')
+  local _, limits = pcall(call, 'HGET', key, 'nd_limits')
+  pcall(release, limits, id)
+  pcall(drop_execution, worker, id, execution, queue)
+  pcall(call, 'HSET', key, 'status', 'failed')
+  call('EXPIRE', key, FAILED_TTL)
+  record(cjson.encode({entry = plain, run = plain, queue = queue, due = now, attempt = 1, ended = now,
+    outcome = 'refused', dead = true, error = 'Refused: ' .. problem, worker = worker}), '')
+end
+
+local function pop(queue)
   local scheduled = 'rq:scheduled:' .. queue -- retries, and what `rq enqueue --schedule-in` left there
   for _, id in ipairs(call('ZRANGEBYSCORE', scheduled, 0, now / 1000, 'LIMIT', 0, 16)) do
     call('ZREM', scheduled, id)
-    call('HSET', 'rq:job:' .. id, 'status', 'queued')
-    push(id, queue, true)
+    if call('HEXISTS', 'rq:job:' .. id, 'origin') == 1 then
+      call('HSET', 'rq:job:' .. id, 'status', 'queued')
+      push(id, queue, true)
+    end
   end
   for _ = 1, 1000 do
     local id = call('LPOP', 'rq:queue:' .. queue)
-    if not id then break end
-    local started = start(id, queue)
+    if not id then return nil end
+    local fine, started = pcall(start, id, queue)
+    if not fine then
+      refuse(id, queue, reason_of(started))
+    elseif started then
+      return started
+    end
+  end
+end
+
+local function woken() -- a free slot that somebody waits for: its holder was deleted, or parked behind another limit
+  local any = false
+  local limits = call('HGETALL', LIMITS)
+  for i = 1, #limits, 2 do
+    if call('LLEN', WAITING .. limits[i]) == 0 then
+      call('HDEL', LIMITS, limits[i])
+    elseif free({limits[i], tonumber(limits[i + 1])}) then
+      any = wake(limits[i]) or any
+    end
+  end
+  return any
+end
+
+for round = 1, 2 do
+  if round == 2 and not woken() then break end
+  for _, queue in ipairs(queues) do
+    local started = pop(queue)
     if started then return started end
   end
 end
 call('HSET', worker_key, 'state', 'idle')
-return {state}
+return {state, call('EXISTS', 'nightdesk:parents')}

@@ -1,0 +1,132 @@
+"""A run as Redis holds it, and what its payload may be: JSON that names a registered job. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import queues
+from engine import steps
+from engine.outcome import Refused
+
+RESULT_TTL = 60  # seconds a scheduled run's hash lives: history is in PostgreSQL
+AD_HOC_TTL = 500  # seconds, as rq has it, for what `rq enqueue` fed
+
+NOT_JSON = "the payload is not JSON: enqueue with `rq enqueue -S json`"
+TOO_LARGE = f"the payload is larger than {steps.LARGEST_PAYLOAD} bytes: pass a key, not the rows"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in hand: what take.lua returned, decoded."""
+
+    id: str
+    queue: str
+    execution: str
+    started: int  # ms, Redis's clock
+    attempt: int
+    too_large: bool
+    data: bytes
+    due: int  # ms
+    entry: str
+    tried: int  # tries before this one
+    tries: int | None
+    limits: str | None  # JSON; None when nobody has looked for limits yet
+    timeout: int
+    enqueued: str
+    hooks: bool  # callbacks or webhooks by name
+    retries_left: int
+    ttl: int
+
+    @property
+    def enqueued_ms(self) -> int:
+        """When it was enqueued, ms; its start where that is unreadable."""
+        return _milliseconds(self.enqueued) or self.started
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether our own steps enqueued it, with its due time and limits."""
+        return self.limits is not None
+
+
+def read(reply: list[Any], execution: str) -> Run:
+    """The run in a reply of take.lua; a field that another tool filled with something else counts as missing."""
+    run_id, queue, now, attempt, too_large, h = reply
+    data, due, entry, tried, tries, limits, timeout, enqueued, created = h[:9]
+    enqueued_text = _text(enqueued or created)
+    enqueued_ms = _milliseconds(enqueued_text)
+    return Run(
+        id=_text(run_id),
+        queue=_text(queue),
+        execution=execution,
+        started=now,
+        attempt=attempt,
+        too_large=bool(too_large),
+        data=data or b"",
+        due=_whole(due) or enqueued_ms or now,
+        entry=_text(entry),
+        tried=_whole(tried) or 0,
+        tries=_whole(tries),
+        limits=None if limits is None else _text(limits),
+        timeout=_whole(timeout) or 0,
+        enqueued=enqueued_text if enqueued_ms else "",
+        hooks=any(h[9:13]),
+        retries_left=_whole(h[13]) or 0,
+        ttl=ttl if (ttl := _whole(h[14])) is not None else RESULT_TTL if due else AD_HOC_TTL,
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _whole(value: bytes | None) -> int | None:
+    try:
+        number = int(value or b"")
+    except ValueError:
+        return None
+    return number if abs(number) < 2**53 else None
+
+
+def _milliseconds(text: str) -> int | None:
+    try:
+        return steps.milliseconds(datetime.fromisoformat(text).astimezone())
+    except (ValueError, OverflowError):
+        return None
+
+
+def unpacked(data: bytes) -> list[Any]:
+    """What a payload holds, `[function, null, arguments, keywords]`. Raises Refused."""
+    if data[:1] == b"\x78":  # rq compresses; ours is plain
+        try:
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(data, steps.LARGEST_PAYLOAD)
+        except zlib.error:
+            raise Refused(NOT_JSON) from None
+        if unpacker.unconsumed_tail:
+            raise Refused(TOO_LARGE)
+    try:
+        parts = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Refused(NOT_JSON) from None
+    if isinstance(parts, list) and len(parts) == 4:
+        path, instance, args, kwargs = parts
+        if isinstance(path, str) and instance is None and isinstance(args, list) and isinstance(kwargs, dict):
+            return parts
+    raise Refused("the payload is not [function, null, arguments, keywords]")
+
+
+def payload(run: Run) -> tuple[queues.Job, list[Any], dict[str, Any]]:
+    """The registered job and its arguments. Raises Refused; never unpickles, never imports what a payload names."""
+    if run.too_large:
+        raise Refused(TOO_LARGE)
+    if run.hooks:
+        raise Refused("callbacks and webhooks by name are not run: publish an event in the job instead")
+    path, _, args, kwargs = unpacked(run.data)
+    job = queues.registry.get(path)
+    if job is None:
+        raise Refused(f"no job {path[:200]!r} is registered in this version of the code")
+    return job, args, kwargs
