@@ -18,10 +18,11 @@ _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="database")
 
 async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """`function(*args)` on a thread with an open connection; peewee.OperationalError while PostgreSQL is away."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, partial(_connected, function, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_threads, partial(connected, function, *args, **kwargs))
 
 
-def _connected(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def connected(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """`function(*args)` with an open connection of this thread; once more when the server was restarted."""
     from peewee import InterfaceError, OperationalError
 
     try:
