@@ -28,16 +28,21 @@
 
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
+  const words = {
+    age: (at, now) => whole(now - at),
+    ago: (at, now) => `${whole(now - at)} ago`,
+    at: (at) => full.format(at),
+    due: (at, now) => (at - now >= 1000 ? `in ${whole(at - now)}` : at - now > -2000 ? "now" : `${whole(now - at)} overdue`),
+  };
+
   function tick() {
     const now = Date.now() + ahead;
     for (const time of document.querySelectorAll("time[data-tick]")) {
-      const at = Date.parse(time.dateTime);
+      let at = Date.parse(time.dateTime);
       if (Number.isNaN(at)) continue;
-      const kind = time.dataset.tick;
-      const text =
-        kind === "at" ? full.format(at)
-        : kind === "until" ? (at <= now ? "now" : `in ${whole(at - now)}`)
-        : whole(now - at) + (kind === "ago" ? " ago" : "");
+      const every = time.dataset.every * 1000; // until the next refresh tells, the schedule goes on as it did
+      if (every && at < now) at += Math.ceil((now - at) / every) * every;
+      const text = words[time.dataset.tick](at, now);
       if (time.textContent !== text) time.textContent = text;
       if (time.title !== full.format(at)) time.title = full.format(at);
     }
@@ -152,14 +157,25 @@
     const row = [...board.querySelectorAll("[data-symbol]")].find((each) => each.dataset.symbol === news.symbol);
     if (!row || Date.parse(row.querySelector("time")?.dateTime) > Date.parse(news.happened_at)) return;
     const moved = Number(news.price) - Number(news.previous);
-    const texts = { ...news, direction: moved > 0 ? "▲" : moved < 0 ? "▼" : "" };
-    for (const field of row.querySelectorAll("[data-field]")) field.textContent = texts[field.dataset.field] ?? "–";
+    const texts = {
+      source: news.source,
+      price: amount(news.price),
+      previous: amount(news.previous),
+      direction: moved > 0 ? "▲" : moved < 0 ? "▼" : "",
+    };
+    for (const field of row.querySelectorAll("[data-field]")) field.textContent = texts[field.dataset.field];
     row.querySelector("time")?.setAttribute("datetime", news.happened_at);
     const cell = row.querySelector(".price");
     cell.classList.remove("moved");
     void cell.offsetWidth; // starts the animation anew
     cell.classList.add("moved");
     tick();
+  }
+
+  function amount(digits) {
+    if (digits === null) return "–";
+    const [before, after = ""] = digits.split(".");
+    return `${before}.${after.replace(/0+$/, "").padEnd(2, "0")}`;
   }
 
   // Buttons: plain forms, sent without leaving the page
