@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
+from peewee import InterfaceError, OperationalError
+from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,14 +28,20 @@ class Snapshots:
     def __init__(self) -> None:
         self.made_at = 0.0
         self.value: dict[str, Any] = {}
+        self.failure: Exception | None = None
         self.making = asyncio.Lock()
 
     async def get(self) -> dict[str, Any]:
-        """web.status.snapshot, up to SHARED_FOR old."""
+        """web.status.snapshot, up to SHARED_FOR old. Raises what a server that is away raises, to all who ask."""
         async with self.making:
             if time.monotonic() - self.made_at > SHARED_FOR:
-                self.value = await blocking.run(status.snapshot)
+                try:
+                    self.value, self.failure = await blocking.run(status.snapshot), None
+                except (OperationalError, InterfaceError, RedisError) as failure:
+                    self.failure = failure  # so that they need not wait for it one after the other
                 self.made_at = time.monotonic()
+        if self.failure:
+            raise self.failure
         return self.value
 
 
