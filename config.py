@@ -131,6 +131,7 @@ class Settings:
     app_secret: str = setting(
         "APP_SECRET", "", "shared with the served app, which signs its users' tokens for /events with it", secret=True
     )
+    web_host: str = setting("WEB_HOST", "0.0.0.0", "the address on which `web` listens; 127.0.0.1 in the demo")  # noqa: S104
     port: int = setting("PORT", "8000", "where `web` listens; Render and Heroku set it", whole)
     contact: str = setting("CONTACT", "", "an e-mail address or URL, sent in the User-Agent to outside services")
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "alerts": "cli.alerts:alerts",
     "dead": "cli.dead:dead",
     "budget": "cli.budget:budget",
+    "operators": "cli.operators:operators",
+    "tokens": "cli.operators:tokens",
     "doctor": "cli.doctor:doctor",
     "docs": "cli.docs:docs",
 }

@@ -7,9 +7,10 @@ import fcntl
 import os
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -48,6 +49,8 @@ class Desk:
         self.running = running
         self.workers = workers
         self.lines = procfile(ROOT / "Procfile")
+        if "web" in self.lines:
+            self.found["PORT"] = str(_free_port())
         self.addresses = STATE / "demo.env"  # written by the demo world when it answers
         grace = config.load(self._environment()).shutdown_grace + 3  # Raises WrongSetting
         self.desk = Supervisor(ROOT, STATE, self._environment(), grace)
@@ -84,12 +87,15 @@ class Desk:
         if world is not None and not await self._start_world(world):
             return False
         self.desk.environment = self._environment()
+        if "web" in self.lines:
+            await self.desk.run(Program("operator", "./nightdesk operators add operator --first --who up"))
         self.desk.add([Program(name, line) for name, line in self._programs()])
         self._say_what_next()
         return True
 
     async def _start_world(self, options: list[str]) -> bool:
-        """Start the demo world and wait until it has written its addresses."""
+        """Start the demo world and wait until it has written its addresses; the page is then for this machine alone."""
+        self.found["WEB_HOST"] = "127.0.0.1"
         self.addresses.unlink(missing_ok=True)
         command = ["python", "-m", "demo", "--env-file", str(self.addresses), *options]
         self.world.add([Program("demo", shlex.join(command))])
@@ -137,6 +143,7 @@ class Desk:
 
     def _say_what_next(self) -> None:
         for line in (
+            *([f"the operator's page: http://127.0.0.1:{self._environment()['PORT']}"] if "web" in self.lines else []),
             "at work; Ctrl-C ends everything. In another shell:",
             "  ./nightdesk status                        what runs, how late, how old the prices are",
             "  ./nightdesk alerts add BTCUSD above 1     an alert that fires at once, and its mail",
@@ -144,6 +151,16 @@ class Desk:
             "  set -a; . .nightdesk/local.env; set +a    the addresses, for psql, rq info and others",
         ):
             self.desk.say("up", line)
+
+
+def _free_port(preferred: int = 8000) -> int:
+    """A port for `web` where none is set: the usual one, or another that is free."""
+    for port in (preferred, 0):
+        with suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("0.0.0.0", port))  # noqa: S104 - as `web` binds it
+            return int(probe.getsockname()[1])
+    return preferred
 
 
 def _given() -> dict[str, str]:

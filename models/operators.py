@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from base64 import b64decode, b64encode
 from datetime import timedelta
@@ -19,6 +20,7 @@ SESSION = timedelta(hours=12)
 COST = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}  # 16 MB and some 50 ms a try, as RFC 7914 suggests for logins
 SHORTEST_PASSWORD = 10
 ROLES = ("viewer", "operator")
+NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
 class Operator(db.BaseModel):
@@ -78,7 +80,9 @@ NOBODY = hashed(secrets.token_hex())  # compared with when the name is unknown, 
 
 
 def save(name: str, password: str, role: str) -> None:
-    """Add an operator, or give one a new password and role; a changed one is logged out everywhere."""
+    """Add an operator, or give one a new password and role; a changed one is logged out everywhere. Raises Rejected."""
+    if not NAME.fullmatch(name):
+        raise Rejected("a name has up to 64 letters, digits and . _ @ -")
     with db.transaction():
         db.rows(
             """insert into operator (name, password, role) values (%s, %s, %s)
@@ -105,19 +109,24 @@ def everybody() -> list[dict[str, Any]]:
 
 def open_session(name: str, password: str) -> str | None:
     """A new session's token, or None. An unknown name costs as much time as a wrong password."""
-    found = db.rows("select password from operator where name = %s and disabled_at is null", name)
+    found = []
+    if NAME.fullmatch(name):
+        found = db.rows("select password from operator where name = %s and disabled_at is null", name)
     if not matches(password, found[0][0] if found else NOBODY) or not found:
         return None
     token = secrets.token_urlsafe(32)
     with db.transaction():
         db.rows("delete from session where expires_at < now()")
-        db.rows(
-            "insert into session (token_hash, operator, expires_at) values (%s, %s, now() + %s)",
+        opened = db.rows(  # under the operator's lock: a password that was changed meanwhile opens nothing
+            """insert into session (token_hash, operator, expires_at)
+               select %s, name, now() + %s from operator
+               where name = %s and password = %s and disabled_at is null for update returning 1""",
             fingerprint(token),
-            name,
             SESSION,
+            name,
+            found[0][0],
         )
-    return token
+    return token if opened else None
 
 
 def of_session(token: str) -> tuple[str, str] | None:

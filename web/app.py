@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import db
 from web import api, blocking, console, dashboard, live, page
-from web.access import OPEN, needs
+from web.access import METRICS, OPEN, needs
 from web.hub import Hub
 from web.static import Files
 
@@ -33,7 +33,7 @@ async def healthz(_: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-@needs(OPEN)
+@needs(METRICS)
 async def readyz(_: Request) -> Response:
     """PostgreSQL and Redis answer; 503 and which of them does not."""
     away = await away_servers()
