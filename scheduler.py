@@ -14,7 +14,8 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -22,14 +23,12 @@ from rq_scheduler import Scheduler as RqScheduler
 
 import db
 import models.prices
-from domain.cadence import cron, every, plan
+from domain.cadence import Plan, cron, every, plan
 from engine import entries, steps
 from engine.entries import Entry, State
 from jobs import alerts, notifications, prices, upkeep
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from redis.client import PubSub
 
 SCHEDULE: tuple[Entry, ...] = (
@@ -45,6 +44,8 @@ SCHEDULE: tuple[Entry, ...] = (
 
 LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case a message was lost
 LONGEST_SLEEP = 1.0  # seconds
+SHORTLY = 0.02  # seconds
+PLANNED_AHEAD = timedelta(seconds=1)  # a plan made for the due time itself holds so long
 
 log = logging.getLogger("nightdesk.scheduler")
 
@@ -61,6 +62,7 @@ class Scheduler(RqScheduler):
         self.offset = 0.0  # seconds that Redis's clock is ahead of ours
         self.looked = 0.0
         self.overrides_read = 0.0
+        self.ready: Batch | None = None  # what falls due next, planned while there was time
         self.stopping = False
 
     def run(self, burst: bool = False) -> None:
@@ -156,27 +158,23 @@ class Scheduler(RqScheduler):
         return self.states[entry].version if entry in self.states else 0
 
     def _turn(self) -> None:
-        """Enqueue what is due, then look after the rest."""
+        """Enqueue what is due; look after the rest only then, for what is due does not wait."""
+        now, ready, self.ready = self.now(), self.ready, None
+        if ready and ready.due_at <= now < ready.good_until:
+            self._send(ready)
+        elif due := [s for s in self.states.values() if s.cadence and s.due_at <= now]:
+            self.fire(due)
         if time.monotonic() - self.looked > LOOK_AGAIN:
             self.look()
-        due = [s for s in self.states.values() if s.cadence and s.due_at <= self.now()]
-        if due:
-            self.fire(due)
 
     def fire(self, due: Sequence[State]) -> list[str]:
         """One atomic step for all that is due; whoever was overtaken reads again."""
-        now = self.now()
-        plans = [
-            (
-                state,
-                plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=state.fields["misfire"] == "skip"),
-            )
-            for state in due
-            if state.cadence
-        ]
-        answer = steps.fire(self.connection, json.dumps([_order(state, decided) for state, decided in plans]))
+        return self._send(_batch(due, self.now()))
+
+    def _send(self, batch: Batch) -> list[str]:
+        answer = steps.fire(self.connection, batch.orders)
         again = []
-        for (state, decided), result in zip(plans, answer["results"], strict=True):
+        for (state, decided), result in zip(batch.plans, answer["results"], strict=True):
             if result in ("run", "skip"):
                 self.states[state.id] = replace(state, due=steps.milliseconds(decided.next))
             elif isinstance(result, int):
@@ -193,11 +191,17 @@ class Scheduler(RqScheduler):
         return list(answer["results"])
 
     def _sleep(self, news: PubSub) -> None:
-        """Until the next due time or a change of the schedule."""
+        """Until shortly before the next due time, then, with all planned, until it; or a change of the schedule."""
         earliest = min((s.due for s in self.states.values() if s.cadence), default=None)
         wait = LONGEST_SLEEP
         if earliest is not None:
-            wait = max(0.0, min(wait, earliest / 1000 - self.offset - time.time() + 0.0002))
+            left = earliest / 1000 - self.offset - time.time() + 0.0002
+            if left > SHORTLY:
+                wait = min(wait, left - SHORTLY)  # Linux lets a long select() end late by a thousandth of its length
+            else:
+                due = [s for s in self.states.values() if s.due == earliest and s.cadence]
+                self.ready = _batch(due, due[0].due_at)
+                wait = max(0.0, earliest / 1000 - self.offset - time.time() + 0.0002)
         connection: Any = news.connection
         socket = connection and connection._sock
         if not socket:
@@ -208,7 +212,31 @@ class Scheduler(RqScheduler):
                 self.looked = 0.0  # somebody changed the schedule: read it again
 
 
-def _order(state: State, decided: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Batch:
+    """What is to be enqueued together: planned, and written down for fire.lua."""
+
+    plans: list[tuple[State, Plan]]
+    orders: str
+    due_at: datetime
+    good_until: datetime  # later, the plans would be others
+
+
+def _batch(due: Sequence[State], now: datetime) -> Batch:
+    plans = [
+        (
+            state,
+            plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=state.fields["misfire"] == "skip"),
+        )
+        for state in due
+        if state.cadence
+    ]
+    orders = json.dumps([_order(state, decided) for state, decided in plans])
+    good_until = min([now + PLANNED_AHEAD, *(decided.next for _, decided in plans)])
+    return Batch(plans, orders, now, good_until)
+
+
+def _order(state: State, decided: Plan) -> dict[str, Any]:
     """A plan as fire.lua takes it."""
     missed = decided.missed and {
         "reason": "misfire",
