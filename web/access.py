@@ -136,8 +136,11 @@ async def app_user(token: str) -> Visitor | None:
         )
     except jwt.InvalidTokenError:
         return None
-    found = await blocking.run(db.rows, "select id from app_user where external_id = %s", str(claims["sub"]))
-    return Visitor(str(claims["sub"]), APP, user_id=found[0][0]) if found else None
+    name = str(claims["sub"])
+    if "\0" in name:  # PostgreSQL has no such text
+        return None
+    found = await blocking.run(db.rows, "select id from app_user where external_id = %s", name)
+    return Visitor(name, APP, user_id=found[0][0]) if found else None
 
 
 def may_try(request: Request, name: str) -> bool:

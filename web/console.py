@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 import db
 from engine import entries, letters
-from models import operators
+from models import operators, runs
 from scheduler import SCHEDULE
 from web import access, blocking, page
 from web.access import OPEN, OPERATOR, VIEWER, needs
@@ -45,13 +45,20 @@ async def log_in(request: Request) -> Response:
     name, password = fields.get("name", ""), fields.get("password", "")
     if not await blocking.run(access.may_try, request, name):
         return _again(name, "Too many tries. Wait a few minutes.", 429)
-    token = await blocking.run(operators.open_session, name, password)
+    token = await blocking.run(_open_session, name, password)
     if token is None:
         log.warning("refused login of %r from %s", name[:64], request.client and request.client.host)
         return _again(name, "Wrong name or password.", 401)
     response = RedirectResponse("/", 303)
     access.log_in(response, request, token)
     return response
+
+
+def _open_session(name: str, password: str) -> str | None:
+    token = operators.open_session(name, password)
+    if token:
+        runs.audit(name, "log in", name)
+    return token
 
 
 def _again(name: str, error: str, status: int) -> Response:

@@ -148,7 +148,7 @@
     stream.onmessage = ({ data }) => {
       const { topic, payload } = JSON.parse(data);
       if (topic === "quote") quote(payload);
-      else if (topic !== "hello") soon();
+      else if (payload) soon(); // a fact; a greeting has none
     };
     stream.onerror = soon;
   }
