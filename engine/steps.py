@@ -1,8 +1,8 @@
 """The atomic steps in Redis, one Lua file each in `lua/`: enqueue what is due, take a run, beat, rescue.
 
-Keys of ours: `nightdesk:entry:<id>` (the truth about an entry), `nightdesk:entries` (their ids),
-`nightdesk:runs` (stream of history on its way to PostgreSQL), `nightdesk:workers` (last beats),
-`nightdesk:running:<limit>` and `nightdesk:waiting:<limit>` (concurrency limits), the channels
+Keys of ours: `nightdesk:entry:<id>` (the truth about an entry; with `:run`, what each of its runs begins as),
+`nightdesk:entries` (their ids), `nightdesk:runs` (stream of history on its way to PostgreSQL), `nightdesk:workers`
+(last beats), `nightdesk:running:<limit>` and `nightdesk:waiting:<limit>` (concurrency limits), the channels
 `nightdesk:wake` and `nightdesk:schedule`. Everything else is rq's and rq-scheduler's own data model.
 """
 

@@ -19,6 +19,7 @@ for _, e in ipairs(cjson.decode(ARGV[1])) do
     for field, value in pairs(e.fields) do call('HSET', key, field, tostring(value)) end
     if moved then due = e.due end
     call('HSET', key, 'due', due, 'version', math.max(e.version, (version or 0) + (missing and 0 or 1)))
+    call('DEL', key .. ':run')
     call('SADD', ENTRIES, e.id)
     touched[#touched + 1] = e.id
   end
@@ -34,7 +35,7 @@ end
 if reconcile then
   for _, id in ipairs(call('SMEMBERS', ENTRIES)) do
     if not wanted[id] then
-      call('DEL', ENTRY .. id, 'rq:job:' .. id)
+      call('DEL', ENTRY .. id, ENTRY .. id .. ':run', 'rq:job:' .. id)
       call('SREM', ENTRIES, id)
       call('ZREM', SCHEDULED, id)
       touched[#touched + 1] = id
