@@ -64,6 +64,7 @@ class Hub:
         self._own_thread = ThreadPoolExecutor(1, "events")  # slow pages of others do not hold events up
         self._catching_up = asyncio.Semaphore(2)  # of the database's threads
         self._tasks: list[asyncio.Task[None]] = []
+        self._servers_handlers: dict[int, Any] = {}
 
     async def start(self) -> None:
         """Begin to read; when the server is told to stop, streams end before it waits for them."""
@@ -72,11 +73,12 @@ class Hub:
             task.add_done_callback(self._must_not_end)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, partial(self._stopping, asyncio.get_running_loop(), signal.getsignal(number)))
+                before = signal.signal(number, partial(self._stopping, asyncio.get_running_loop()))
+                self._servers_handlers[number] = before
 
-    def _stopping(self, loop: asyncio.AbstractEventLoop, before: Any, number: int, frame: Any) -> None:
+    def _stopping(self, loop: asyncio.AbstractEventLoop, number: int, frame: Any) -> None:
         loop.call_soon_threadsafe(self.send_away)
-        if callable(before):
+        if callable(before := self._servers_handlers[number]):
             before(number, frame)
 
     def _must_not_end(self, task: asyncio.Task[None]) -> None:
@@ -87,6 +89,8 @@ class Hub:
 
     async def stop(self) -> None:
         """Stop reading and send everybody away."""
+        for number, before in self._servers_handlers.items():
+            signal.signal(number, before)
         self.send_away()
         for task in self._tasks:
             task.cancel()
