@@ -85,10 +85,16 @@ def _jobs(snapshot: dict[str, Any]) -> list[Problem]:
 
 
 def _prices(snapshot: dict[str, Any]) -> list[Problem]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for quote in snapshot["quotes"]:
+        if quote["state"] != "fresh":
+            why = quote["error"] or quote["reason"] or "not fetched yet"
+            groups.setdefault((quote["state"], why), []).append(quote["symbol"])
     return [
-        Problem(f"the price of {q['symbol']} is {q['state']}", q["error"] or q["reason"] or "", "#prices")
-        for q in snapshot["quotes"]
-        if q["state"] != "fresh"
+        Problem(
+            f"{len(symbols)} price{'' if len(symbols) == 1 else 's'} {state}", f"{', '.join(symbols)}: {why}", "#prices"
+        )
+        for (state, why), symbols in groups.items()
     ]
 
 
@@ -102,9 +108,13 @@ def _providers(snapshot: dict[str, Any]) -> list[Problem]:
 
 def _letters(snapshot: dict[str, Any]) -> list[Problem]:
     return [
-        Problem(f"{g['letters']} dead {'letter' if g['letters'] == 1 else 'letters'}", g["error"] or "", "#dead")
-        for g in snapshot["dead"]
+        Problem(_count(letters["letters"], "dead letter"), letters["error"] or "", "#dead")
+        for letters in snapshot["dead"]
     ]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"1 {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def tick(instant: datetime, kind: str, at: datetime) -> str:
