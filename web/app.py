@@ -116,7 +116,7 @@ ROUTES: list[BaseRoute] = [
     Mount("/static", Files(directory=Path(__file__).parent / "static")),
 ]
 
-FAILURES: Any = {failure: server_away for failure in (OperationalError, InterfaceError, RedisError)}
+FAILURES: Any = dict.fromkeys((OperationalError, InterfaceError, RedisError), server_away)
 FAILURES[HTTPException] = refused
 
 app = Starlette(routes=ROUTES, middleware=[Middleware(SecureHeaders)], lifespan=lifespan, exception_handlers=FAILURES)

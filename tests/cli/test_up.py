@@ -1,12 +1,15 @@
 """`nightdesk up` in a copy of the project with a small Procfile: from nothing to work, and back to nothing."""
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psycopg2
@@ -166,6 +169,32 @@ def test_a_demo_world_that_died_comes_back_and_the_programs_find_it(up, project)
     assert after != before
     assert dotenv(project / ".nightdesk/local.env")["BINANCE_URL"] in after
     ended(process, signal.SIGINT)
+
+
+def test_the_first_operator_is_told_once_and_the_page_answers_on_a_free_port(up, project):
+    web = [line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("web:")]
+    (project / "Procfile").write_text("\n".join(["release: ./nightdesk migrate", *web]))
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):
+            taken.bind(("0.0.0.0", 8000))
+            taken.listen()
+        process = up(demo=True, PORT="", WEB_HOST="")
+        said = "".join(read_until(process, "at work"))
+    assert "operator may log in as operator; password, shown this once: " in said
+    known = dotenv(project / ".nightdesk/local.env")
+    assert known["PORT"] != "8000"
+    assert f"the operator's page: http://127.0.0.1:{known['PORT']}" in said
+    for _ in range(100):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{known['PORT']}/healthz") as answer:
+            assert answer.status == 200
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the page does not answer")
+    ended(process, signal.SIGINT)
+    again = up()
+    assert "password" not in "".join(read_until(again, "at work"))
+    ended(again, signal.SIGINT)
 
 
 def test_a_release_step_that_fails_starts_nothing(up, project):
