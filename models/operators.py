@@ -6,6 +6,7 @@ import hmac
 import re
 import secrets
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import scrypt, sha256
 from typing import Any
@@ -129,14 +130,15 @@ def open_session(name: str, password: str) -> str | None:
     return token if opened else None
 
 
-def of_session(token: str) -> tuple[str, str] | None:
-    """Name and role of a live session."""
+def of_sessions(tokens: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Name and role of those that are live, by token."""
+    by_hash = {fingerprint(token): token for token in tokens}
     found = db.rows(
-        """select o.name, o.role from session s join operator o on o.name = s.operator
-           where s.token_hash = %s and s.expires_at > now() and o.disabled_at is null""",
-        fingerprint(token),
+        """select s.token_hash, o.name, o.role from session s join operator o on o.name = s.operator
+           where s.token_hash = any(%s) and s.expires_at > now() and o.disabled_at is null""",
+        list(by_hash),
     )
-    return found[0] if found else None
+    return {by_hash[bytes(token_hash)]: (name, role) for token_hash, name, role in found}
 
 
 def close_session(token: str) -> None:

@@ -23,6 +23,7 @@ import db
 from config import settings
 from models import operators
 from web import blocking
+from web.lookups import Lookups
 
 COOKIE = "nightdesk"
 OPEN, VIEWER, OPERATOR, METRICS, READ, APP = "open", "viewer", "operator", "metrics", "read", "app"
@@ -108,12 +109,19 @@ def same_origin(connection: HTTPConnection) -> bool:
     return not origin or urlsplit(origin).netloc == connection.headers.get("host")
 
 
+def _app_users(names: list[str]) -> dict[str, int]:
+    return dict(db.rows("select external_id, id from app_user where external_id = any(%s)", names))
+
+
+sessions = Lookups(operators.of_sessions)
+app_users = Lookups(_app_users)
+
+
 async def who(connection: HTTPConnection) -> Visitor | None:
-    """The visitor behind a session cookie, a bearer token, or (for /events alone) a `token` parameter."""
-    if session := connection.cookies.get(COOKIE):
-        found = await blocking.run(operators.of_session, session)
-        if found:
-            return Visitor(*found, session=session)
+    """The visitor behind a bearer token, (for /events alone) a `token` parameter, or else a session cookie.
+
+    Who sends a token is judged by it: an operator's browser may hold a cookie of ours on a page of the app.
+    """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     token = token if scheme.lower() == "bearer" else ""
     if not token and connection.url.path == "/events":
@@ -121,7 +129,11 @@ async def who(connection: HTTPConnection) -> Visitor | None:
     if token.startswith("nd_"):
         scope = await blocking.run(operators.token_scope, token)
         return Visitor("a program", scope) if scope else None
-    return await app_user(token) if token else None
+    if token:
+        return await app_user(token)
+    session = connection.cookies.get(COOKIE)
+    found = await sessions.get(session) if session else None
+    return Visitor(*found, session=session or "") if found else None
 
 
 async def app_user(token: str) -> Visitor | None:
@@ -134,13 +146,13 @@ async def app_user(token: str) -> Visitor | None:
         claims = jwt.decode(
             token, settings.app_secret, algorithms=["HS256"], options={"require": ["exp", "sub"]}, leeway=5
         )
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError):  # it lets some through
         return None
     name = str(claims["sub"])
     if "\0" in name:  # PostgreSQL has no such text
         return None
-    found = await blocking.run(db.rows, "select id from app_user where external_id = %s", name)
-    return Visitor(name, APP, user_id=found[0][0]) if found else None
+    user_id = await app_users.get(name)
+    return Visitor(name, APP, user_id=user_id) if user_id else None
 
 
 def may_try(request: Request, name: str) -> bool:
