@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from peewee import DatabaseError, DataError, IntegrityError, InterfaceError
+from peewee import DatabaseError, InterfaceError
 from redis.exceptions import RedisError
 
 import db
@@ -117,6 +117,8 @@ def _text(fields: dict[bytes, bytes]) -> str:
     try:
         row = json.loads(text)
     except ValueError:
+        row = None
+    if not isinstance(row, dict):
         return text  # found out, and told, when it is written
     try:
         path, _, args, kwargs = unpacked(fields[b"d"])
@@ -158,11 +160,14 @@ def _write_bare(text: str) -> None:
     try:
         row = json.loads(text)
         bare = {name: row[name] for name in ("run", "queue", "attempt", "ended", "outcome", "dead")}
-        bare |= {"entry": str(row.get("entry"))[:200], "due": row["ended"], "error": "its line could not be stored"}
+        bare |= {"entry": str(row.get("entry"))[:200], "run": str(row["run"])[:200], "due": row["ended"]}
         with db.transaction():
-            runs.write([line(bare)])
-    except (ValueError, KeyError, TypeError, AttributeError, DataError, IntegrityError):
+            runs.write([line({**bare, "error": "its line could not be stored"})])
+    except (ValueError, KeyError, TypeError):
         return  # the log has it
+    except DatabaseError as failure:
+        if not sqlstate(failure).startswith(A_VALUE):
+            raise
 
 
 def watch_schedule(redis: Redis) -> None:
@@ -187,9 +192,11 @@ def watch_schedule(redis: Redis) -> None:
 
 def seconds_behind(redis: Redis) -> float | None:
     """How far the earliest due time lies in the past (negative: ahead); None where no schedule was ever declared."""
-    earliest = redis.zrange(steps.SCHEDULED, 0, 0, withscores=True)
-    if earliest:
-        return steps.now(redis) / 1000 - float(earliest[0][1])
+    for start in range(0, redis.zcard(steps.SCHEDULED), 100):
+        earliest: Any = redis.zrange(steps.SCHEDULED, start, start + 99, withscores=True)
+        for entry, due in earliest:
+            if redis.sismember(steps.ENTRIES, entry):  # others may use rq-scheduler's list too
+                return steps.now(redis) / 1000 - float(due)
     return runs.seconds_since_last_due()
 
 
