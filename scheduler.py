@@ -14,7 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,10 @@ from rq_scheduler import Scheduler as RqScheduler
 
 import db
 import models.prices
-from domain.cadence import Plan, cron, every, plan
-from engine import entries, steps
+from domain.cadence import Every, Plan, cron, every, plan
+from engine import entries, outages, steps
 from engine.entries import Entry, State
+from engine.overrides import Overrides, Unknown
 from jobs import alerts, notifications, prices, upkeep
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case 
 LONGEST_SLEEP = 1.0  # seconds
 SHORTLY = 0.02  # seconds
 PLANNED_AHEAD = timedelta(seconds=1)  # a plan made for the due time itself holds so long
+SET_BACK = timedelta(minutes=1)  # an entry that is due so much later than its period shows that the clock was set back
 
 log = logging.getLogger("nightdesk.scheduler")
 
@@ -59,10 +61,11 @@ class Scheduler(RqScheduler):
         entries.check(schedule)
         self.schedule = schedule
         self.states: dict[str, State] = {}
-        self.offset = 0.0  # seconds that Redis's clock is ahead of ours
-        self.looked = 0.0
-        self.overrides_read = 0.0
+        self.offset = 0.0  # seconds that Redis's clock is ahead of time.monotonic(), which nobody sets
+        self.looked = self.measured = 0.0
         self.ready: Batch | None = None  # what falls due next, planned while there was time
+        self.held_back: dict[str, float] = {}  # entries that cannot be enqueued, and until when they are left alone
+        self.overrides = Overrides()
         self.stopping = False
 
     def run(self, burst: bool = False) -> None:
@@ -72,26 +75,23 @@ class Scheduler(RqScheduler):
         start_logging()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        wait, away = 0.1, False
+        wait = 0.1
         while not self.stopping:
             try:
                 news = self._listen()
                 self.look()
-                if away:
-                    log.warning("Redis is back: the schedule goes on")
-                wait, away = 0.1, False
+                wait = 0.1
                 log.info("scheduler=%s keeps %d entries", self.name, len(self.states)) if not burst else None
                 while not self.stopping:
                     self._turn()
+                    outages.ended(outages.REDIS_AWAY)
                     if burst:
                         return
                     self._sleep(news)
-            except (RedisError, OSError) as failure:
-                if not away:
-                    log.warning("Redis is away, the schedule waits: %s", failure)
-                away = True
+            except (RedisError, OSError, Unknown) as failure:
+                outages.began(outages.POSTGRESQL_AWAY if isinstance(failure, Unknown) else outages.REDIS_AWAY, failure)
                 time.sleep(wait)
-                wait = min(wait * 2, 2.0)
+                wait = min(wait * 2, 1.0)
         self._leave()
 
     def _stop(self, *_: object) -> None:
@@ -113,95 +113,144 @@ class Scheduler(RqScheduler):
 
     def now(self) -> datetime:
         """Redis's clock, as far as we know it."""
-        return steps.instant((time.time() + self.offset) * 1000)
+        return steps.instant((time.monotonic() + self.offset) * 1000)
 
     def look(self) -> None:
         """Measure the clock, declare what is missing, read every entry."""
-        _, self.offset = min(self._measure() for _ in range(3))  # the quickest answer is the truest
+        self.measure()
+        now = (time.monotonic() + self.offset) * 1000
         with self.connection.pipeline(transaction=False) as pipe:
-            pipe.hset(self.key, mapping={"birth": time.time(), "offset": round(self.offset, 6)})
+            offset = now / 1000 - time.time()  # from this machine's clock, for whoever asks
+            pipe.hset(self.key, mapping={"birth": time.time(), "offset": round(offset, 6)})
             pipe.expire(self.key, int(LOOK_AGAIN * 3))
-            pipe.zadd(steps.SCHEDULERS, {self.name: (time.time() + self.offset) * 1000})
+            pipe.zremrangebyscore(steps.SCHEDULERS, "-inf", now - 86_400_000)
+            pipe.zadd(steps.SCHEDULERS, {self.name: now})
             pipe.execute()
         self.looked = time.monotonic()
-        self.declare()
         self.states = {state.id: state for state in entries.load(self.connection)}
+        if self.declare():
+            self.states = {state.id: state for state in entries.load(self.connection)}
+        self._go_back()
+
+    def measure(self) -> None:
+        """How far Redis's clock is from ours; the quickest of three answers is the truest."""
+        _, self.offset = min(self._measure() for _ in range(3))
+        self.measured = time.monotonic()
 
     def _measure(self) -> tuple[float, float]:
-        sent = time.time()
+        sent = time.monotonic()
         seconds, micros = self.connection.time()
-        took = time.time() - sent
+        took = time.monotonic() - sent
         return took, seconds + micros / 1e6 - sent - took / 2
 
-    def declare(self) -> None:
+    def declare(self) -> list[str]:
         """Add entries that are missing, and operators' overrides that did not reach Redis; change nothing else."""
-        known = set(self.states) & {m.decode() for m in self.connection.smembers(steps.ENTRIES)}
-        missing = [entry for entry in self.schedule if entry.id not in known]
-        stale = time.monotonic() - self.overrides_read > 60
-        if not missing and not stale:
-            return
-        overrides = entry_rows()
-        if overrides is None and missing and not self.states:
-            raise OSError("PostgreSQL is away: the latest due times are not known")
-        self.overrides_read = time.monotonic()
-        changed = [e for e in self.schedule if (overrides or {}).get(e.id, {}).get("version", 0) > self._version(e.id)]
-        wanted = {entry.id: entry for entry in [*missing, *changed]}
-        if wanted and overrides is not None:
-            now = self.now()
-            touched = steps.declare(
-                self.connection, [entries.declaration(e, overrides.get(e.id, {}), now) for e in wanted.values()]
-            )
-            if touched:
-                log.info("scheduler=%s declared %s", self.name, " ".join(touched))
+        removed = {member.decode() for member in self.connection.smembers(steps.REMOVED)}
+        missing = [entry for entry in self.schedule if entry.id not in self.states and entry.id not in removed]
+        overrides = self.overrides.read(at_once=bool(missing))
+        if overrides is None:
+            if missing and not self.states:
+                raise Unknown("it knows from when on the schedule is to go on")
+            return []
+        with self.connection.pipeline(transaction=False) as pipe:
+            for entry in self.schedule:
+                pipe.exists(f"rq:job:{entry.id}")
+            listed = pipe.execute(raise_on_error=False)
+        unlisted = [entry for entry, there in zip(self.schedule, listed, strict=True) if there == 0]
+        changed = [e for e in self.schedule if overrides.get(e.id, {}).get("version", 0) > self._version(e.id)]
+        wanted = {entry.id: entry for entry in [*missing, *changed, *unlisted]}
+        if not wanted:
+            return []
+        now = self.now()
+        touched = steps.declare(
+            self.connection, [entries.declaration(e, overrides.get(e.id, {}), now) for e in wanted.values()]
+        )
+        if touched:
+            log.info("scheduler=%s declared %s", self.name, " ".join(touched))
+        return touched
 
     def _version(self, entry: str) -> int:
         return self.states[entry].version if entry in self.states else 0
+
+    def _go_back(self) -> None:
+        """Redis's clock was set back: regular entries begin again now, not when it is where it was."""
+        now = self.now()
+        ahead = [
+            {"id": s.id, "due": s.due, "version": s.version, "to": steps.milliseconds(s.cadence.after(now))}
+            for s in self.states.values()
+            if isinstance(s.cadence, Every) and s.due_at > now + s.cadence.period + SET_BACK
+        ]
+        if ahead and steps.step(self.connection, "rewind", json.dumps(ahead)):
+            log.error("Redis's clock was set back: %d entries go on from now, and repeat due times", len(ahead))
+            self.looked = 0.0
 
     def _turn(self) -> None:
         """Enqueue what is due; look after the rest only then, for what is due does not wait."""
         now, ready, self.ready = self.now(), self.ready, None
         if ready and ready.due_at <= now < ready.good_until:
             self._send(ready)
-        elif due := [s for s in self.states.values() if s.cadence and s.due_at <= now]:
+        elif due := [s for s in self.states.values() if s.due_at <= now and self._is_ours(s)]:
             self.fire(due)
         if time.monotonic() - self.looked > LOOK_AGAIN:
             self.look()
+
+    def _is_ours(self, state: State) -> bool:
+        return state.cadence is not None and self.held_back.get(state.id, 0.0) <= time.monotonic()
 
     def fire(self, due: Sequence[State]) -> list[str]:
         """One atomic step for all that is due; whoever was overtaken reads again."""
         return self._send(_batch(due, self.now()))
 
     def _send(self, batch: Batch) -> list[str]:
+        for state, problem in batch.unplanned:
+            self._hold_back(state, problem)
         answer = steps.fire(self.connection, batch.orders)
-        again = []
-        for (state, decided), result in zip(batch.plans, answer["results"], strict=True):
-            if result in ("run", "skip"):
-                self.states[state.id] = replace(state, due=steps.milliseconds(decided.next))
-            elif isinstance(result, int):
-                self.states[state.id] = replace(state, due=result)
-            elif result == "gone":
-                del self.states[state.id]
-            elif result == "changed":
-                again.append(state.id)
-            elif result != "early":
-                log.error("entry=%s was not enqueued: %s", state.id, result)
-                again.append(state.id)
+        again = [
+            state.id
+            for (state, decided), result in zip(batch.plans, answer["results"], strict=True)
+            if not self._settle(state, decided, result)
+        ]
         if again:
-            self.states.update({state.id: state for state in entries.load(self.connection, again)})
+            read = {state.id: state for state in entries.load(self.connection, again)}
+            self.states.update(read)
+            for entry in set(again) - set(read):
+                self.held_back[entry] = time.monotonic() + LOOK_AGAIN
         return list(answer["results"])
+
+    def _settle(self, state: State, decided: Plan, result: str | int) -> bool:
+        """What became of an entry; False if it has to be read again."""
+        if result in ("run", "skip"):
+            self.states[state.id] = replace(state, due=steps.milliseconds(decided.next))
+        elif isinstance(result, int):
+            self.states[state.id] = replace(state, due=result)
+        elif result == "gone":
+            del self.states[state.id]
+            self.looked = 0.0  # removed, or Redis has lost its memory
+        elif result == "early":
+            if time.monotonic() - self.measured > 1:
+                self.measure()
+        else:
+            if result != "changed":
+                self._hold_back(state, result)
+            return False
+        return True
+
+    def _hold_back(self, state: State, problem: object) -> None:
+        log.error("entry=%s was not enqueued, the others go on: %s", state.id, problem)
+        self.held_back[state.id] = time.monotonic() + LOOK_AGAIN
 
     def _sleep(self, news: PubSub) -> None:
         """Until shortly before the next due time, then, with all planned, until it; or a change of the schedule."""
-        earliest = min((s.due for s in self.states.values() if s.cadence), default=None)
+        earliest = min((s.due for s in self.states.values() if self._is_ours(s)), default=None)
         wait = LONGEST_SLEEP
         if earliest is not None:
-            left = earliest / 1000 - self.offset - time.time() + 0.0002
+            left = earliest / 1000 - self.offset - time.monotonic() + 0.0002
             if left > SHORTLY:
                 wait = min(wait, left - SHORTLY)  # Linux lets a long select() end late by a thousandth of its length
             else:
-                due = [s for s in self.states.values() if s.due == earliest and s.cadence]
-                self.ready = _batch(due, due[0].due_at)
-                wait = max(0.0, earliest / 1000 - self.offset - time.time() + 0.0002)
+                due = [s for s in self.states.values() if s.due == earliest and self._is_ours(s)]
+                self.ready = _batch(due, steps.instant(earliest))
+                wait = max(0.0, earliest / 1000 - self.offset - time.monotonic() + 0.0002)
         connection: Any = news.connection
         socket = connection and connection._sock
         if not socket:
@@ -220,20 +269,23 @@ class Batch:
     orders: str
     due_at: datetime
     good_until: datetime  # later, the plans would be others
+    unplanned: list[tuple[State, Exception]] = field(default_factory=list)
 
 
 def _batch(due: Sequence[State], now: datetime) -> Batch:
-    plans = [
-        (
-            state,
-            plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=state.fields["misfire"] == "skip"),
-        )
-        for state in due
-        if state.cadence
-    ]
+    plans: list[tuple[State, Plan]] = []
+    unplanned: list[tuple[State, Exception]] = []
+    for state in due:
+        if state.cadence is None:
+            continue
+        skip_late = state.fields.get("misfire") == "skip"
+        try:
+            plans.append((state, plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=skip_late)))
+        except (ValueError, OverflowError) as problem:  # a cadence with no due time any more
+            unplanned.append((state, problem))
     orders = json.dumps([_order(state, decided) for state, decided in plans])
     good_until = min([now + PLANNED_AHEAD, *(decided.next for _, decided in plans)])
-    return Batch(plans, orders, now, good_until)
+    return Batch(plans, orders, now, good_until, unplanned)
 
 
 def _order(state: State, decided: Plan) -> dict[str, Any]:
@@ -252,18 +304,6 @@ def _order(state: State, decided: Plan) -> dict[str, Any]:
         "missed": missed,
         "next": steps.milliseconds(decided.next),
     }
-
-
-def entry_rows() -> dict[str, dict[str, Any]] | None:
-    """What PostgreSQL remembers of the entries, by name; None while it is away."""
-    from peewee import InterfaceError, OperationalError
-
-    try:
-        db.ping()
-        return {row["name"]: row for row in db.maps("select * from entry")}
-    except (OperationalError, InterfaceError) as failure:
-        log.warning("PostgreSQL is away: overrides and latest due times are not known: %s", str(failure).strip())
-        return None
 
 
 if __name__ == "__main__":

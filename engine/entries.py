@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
+MOST_MISSED = 500  # due times of a cron line that are counted one by one after a long standstill
 Freshness = Callable[[datetime], list[dict[str, Any]]]  # rows {name, age, allowed} at an instant
 
 
@@ -114,13 +115,18 @@ def check(schedule: Sequence[Entry]) -> None:
 def declaration(entry: Entry, override: dict[str, Any], now: datetime) -> dict[str, Any]:
     """An entry as declare.lua takes it: it goes on from its latest recorded due time, else from now."""
     fields = entry.fields(override)
-    last = override.get("last_due_at")
-    # A misfire older than a day is a new start, not a run that somebody still waits for.
-    start = max(last, now - timedelta(days=1)) if last else now
+    when = cadence(fields["cadence"])
+    due = when.after(now)
+    if last := override.get("last_due_at"):
+        due = when.after(last)
+        often = now - due > MOST_MISSED * (when.after(due) - due)
+        if often and not isinstance(when, Every):  # counting them one by one would take too long: those of a day
+            due = when.after(max(last, now - timedelta(days=1)))
     meta = {"cadence": fields["cadence"]}
     return {
         "id": entry.id,
-        "due": steps.milliseconds(cadence(fields["cadence"]).after(start)),
+        "due": steps.milliseconds(due),
+        "fresh": steps.milliseconds(when.after(now)),
         "version": int(override.get("version") or 0),
         "fields": fields,
         "meta": json.dumps(meta),
@@ -146,22 +152,28 @@ class State:
 def load(redis: Redis, ids: Sequence[str] | None = None) -> list[State]:
     """The entries of the schedule, all or some, by id."""
     if ids is None:
-        ids = sorted(member.decode() for member in redis.smembers(steps.ENTRIES))  # type: ignore[union-attr]
+        ids = sorted(member.decode("utf-8", "replace") for member in redis.smembers(steps.ENTRIES))  # type: ignore[union-attr]
     with redis.pipeline(transaction=False) as pipe:
         for entry in ids:
             pipe.hgetall(steps.ENTRY + entry)
-        hashes = pipe.execute()
-    states = []
-    for entry, raw in zip(ids, hashes, strict=True):
-        if b"due" not in raw:
-            continue
-        fields = {k.decode(): v.decode() for k, v in raw.items()}
-        try:
-            when: Cadence | None = cadence(fields["cadence"])
-        except ValueError:
-            when = None
-        states.append(State(entry, int(fields["due"]), int(fields["version"]), when, fields))
-    return states
+        hashes = pipe.execute(raise_on_error=False)
+    return [state for entry, raw in zip(ids, hashes, strict=True) if (state := _state(entry, raw))]
+
+
+def _state(entry: str, raw: Any) -> State | None:
+    """One entry; None if it is gone or cannot be read, which costs the others nothing."""
+    if not isinstance(raw, dict) or b"due" not in raw:
+        return None
+    try:
+        fields = {key.decode(): value.decode() for key, value in raw.items()}
+        due, version = int(fields["due"]), int(fields["version"])
+    except (ValueError, KeyError):
+        return None
+    try:
+        when: Cadence | None = cadence(fields.get("cadence", ""))
+    except ValueError:
+        when = None
+    return State(entry, due, version, when, fields)
 
 
 def override(redis: Redis, entry: Entry, who: str, action: str, **change: Any) -> dict[str, Any]:

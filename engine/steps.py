@@ -2,13 +2,17 @@
 
 Keys of ours: `nightdesk:entry:<id>` (the truth about an entry; with `:run`, what each of its runs begins as),
 `nightdesk:entries` (their ids), `nightdesk:runs` (stream of history on its way to PostgreSQL), `nightdesk:workers`
-(last beats), `nightdesk:running:<limit>` and `nightdesk:waiting:<limit>` (concurrency limits), the channels
-`nightdesk:wake` and `nightdesk:schedule`. Everything else is rq's and rq-scheduler's own data model.
+(last beats), `nightdesk:running:<limit>` and `nightdesk:waiting:<limit>` (concurrency limits; `nightdesk:limits` has
+those that somebody waits for), `nightdesk:pulse` (since when somebody was heard of without a gap),
+`nightdesk:dead:<worker>` (it was given up), `nightdesk:removed` (entries that a release removed), `nightdesk:parents`
+(ended jobs of rq's with dependents), the channels `nightdesk:wake` and `nightdesk:schedule`. Everything else is rq's
+and rq-scheduler's own data model.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from base64 import b64encode
 from datetime import UTC, datetime
@@ -26,10 +30,13 @@ SCHEDULE = "nightdesk:schedule"
 WORKERS = "nightdesk:workers"
 ENTRIES = "nightdesk:entries"
 ENTRY = "nightdesk:entry:"
+REMOVED = "nightdesk:removed"
 SCHEDULERS = "nightdesk:schedulers"  # zset: name and when it last looked, ms
 SCHEDULED = "rq:scheduler:scheduled_jobs"
 NO_WRITES = ("OOM ", "MISCONF ", "READONLY ", "NOREPLICAS ", "MASTERDOWN ", "LOADING ", "BUSY ")
 LARGEST_PAYLOAD = 262_144  # bytes; the same figure stands in common.lua
+
+log = logging.getLogger("nightdesk.steps")
 
 
 @cache
@@ -77,8 +84,10 @@ def fire(redis: Redis, batch: bytes | str) -> dict[str, Any]:
 
 def declare(redis: Redis, entries: list[dict[str, Any]], *, reconcile: bool = False) -> list[str]:
     """Add missing entries; `reconcile` (the release step) also changes and removes. Returns the ids touched."""
-    touched = json.loads(step(redis, "declare", json.dumps(entries), "reconcile" if reconcile else ""))
-    return list(touched)  # an empty table is {} in Lua's JSON
+    answer = json.loads(step(redis, "declare", json.dumps(entries), "reconcile" if reconcile else ""))
+    for entry, problem in answer["problems"]:
+        log.error("entry=%s cannot be declared: %s", entry, problem)
+    return list(answer["touched"])  # an empty table is {} in Lua's JSON
 
 
 def rescue(redis: Redis, worker: str, reason: str, stopped: str = "", *, counted: bool = True) -> int:

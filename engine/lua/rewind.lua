@@ -1,0 +1,14 @@
+-- Scheduler: Redis's clock was set back, and entries would wait until it is where it was.
+-- ARGV[1]: JSON list of {id, due, version, to}. Returns how many were moved back.
+local moved = 0
+for _, e in ipairs(cjson.decode(ARGV[1])) do
+  local key = ENTRY .. e.id
+  local f = call('HMGET', key, 'due', 'version')
+  if tonumber(f[1] or '') == e.due and tonumber(f[2] or '') == e.version and e.to > now then
+    call('HSET', key, 'due', e.to, 'again_until', e.due)
+    call('ZADD', SCHEDULED, e.to / 1000, e.id)
+    moved = moved + 1
+  end
+end
+if moved > 0 then call('PUBLISH', 'nightdesk:schedule', '') end
+return moved

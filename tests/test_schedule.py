@@ -1,0 +1,554 @@
+"""The schedule: declared, fired, overlapping, missed, paused, removed, forgotten; real servers, fixed instants."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from datetime import UTC, timedelta
+
+import pytest
+from rq_scheduler import Scheduler as StockScheduler
+
+import db
+from config import WrongSetting
+from domain.cadence import cron, every
+from engine import entries, history, outages, steps
+from engine.entries import Entry
+from scheduler import SCHEDULE, Scheduler
+from tests.engine import work
+from tests.engine.desk import beat, end, rows, take, until, waiting
+from tests.engine.desk import work as run_all
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    outages._began.clear()
+
+
+def entry(seconds=60.0, job=work.fine, key="", **more):
+    """An entry of the tests' own."""
+    return Entry(every(seconds), job, key=key, stagger=False, **more)
+
+
+@pytest.fixture
+def scheduler(database, redis):
+    """Make a scheduler that has looked once: `scheduler(entry(…), …)`."""
+
+    def make(*schedule, name=None):
+        made = Scheduler(schedule, name=name)
+        made.look()
+        return made
+
+    return make
+
+
+def set_due(redis, name, seconds_ago):
+    """Pretend that an entry has been due for so long; returns its due time in ms."""
+    due = (steps.now(redis) - int(seconds_ago * 1000)) // 1000 * 1000
+    redis.hset(steps.ENTRY + name, "due", due)
+    redis.zadd(steps.SCHEDULED, {name: due / 1000})
+    return due
+
+
+def fire(made):
+    """What is due now, by name: `run`, `skip`, …"""
+    made.states = {state.id: state for state in entries.load(db.redis())}
+    made.held_back.clear()
+    due = [state for state in made.states.values() if state.cadence and state.due_at <= made.now()]
+    return dict(zip([state.id for state in due], made.fire(due), strict=True)) if due else {}
+
+
+def skips():
+    """Recorded due times without a run: `{(entry, reason): (count, last - first in s)}`."""
+    history.write(db.redis())
+    rows = db.maps("select * from skip order by entry, first_due_at")
+    return [(r["entry"], r["reason"], r["count"], (r["last_due_at"] - r["first_due_at"]).total_seconds()) for r in rows]
+
+
+# --- the table
+
+
+def test_every_entry_of_the_schedule_can_be_declared_and_read_back(database, redis):
+    made = Scheduler(SCHEDULE)
+    made.look()
+    assert set(made.states) == {entry.id for entry in SCHEDULE}
+    assert all(state.cadence and state.due_at > made.now() - timedelta(seconds=1) for state in made.states.values())
+
+
+def test_two_entries_of_one_name_stop_the_start():
+    with pytest.raises(WrongSetting, match="fine"):
+        entries.check((entry(), entry()))
+    entries.check((entry(), entry(key="EURUSD")))
+
+
+def test_an_entry_with_a_key_has_its_own_name_variable_and_runs(scheduler, redis):
+    made = scheduler(entry(key="a", kwargs={"pair": "A"}), entry(key="b-2", kwargs={"pair": "B"}))
+    due = set_due(redis, "fine-a", 1)
+    set_due(redis, "fine-b-2", 1)
+    assert fire(made) == {"fine-a": "run", "fine-b-2": "run"}
+    assert entry(key="b-2").variable == "FINE_B_2_INTERVAL"
+    run_all(redis)
+    assert {row["entry"]: row["arguments"]["kwargs"] for row in rows()} == {
+        "fine-a": {"pair": "A"},
+        "fine-b-2": {"pair": "B"},
+    }
+    assert rows(f"fine-a-{due}")[0]["due_at"].timestamp() * 1000 == due
+
+
+# --- the step that fires
+
+
+def test_of_two_schedulers_one_fires_and_the_other_learns_the_next_due_time(scheduler, redis):
+    one, two = scheduler(entry()), scheduler(entry())
+    due = set_due(redis, "fine", 1)
+    one.look(), two.look()
+    states = [made.states["fine"] for made in (one, two)]
+    assert one.fire([states[0]]) == ["run"]
+    (seen,) = two.fire([states[1]])
+    assert seen == steps.milliseconds(one.states["fine"].due_at) > due
+    assert two.states["fine"].due == one.states["fine"].due
+    assert waiting(redis) == [f"fine-{due}"]
+
+
+def test_many_schedulers_at_once_enqueue_each_due_time_exactly_once(scheduler, redis):
+    schedule = [entry(60, key=str(n)) for n in range(20)]
+    made = [scheduler(*schedule) for _ in range(5)]
+    expected = set()
+    for _ in range(10):
+        expected |= {f"fine-{n}-{set_due(redis, f'fine-{n}', 1)}" for n in range(20)}
+        for one in made:
+            one.states = {state.id: state for state in entries.load(redis)}
+        threads = [threading.Thread(target=one.fire, args=(list(one.states.values()),)) for one in made]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        for n in range(20):
+            redis.hdel(f"nightdesk:entry:fine-{n}", "queued")
+        time.sleep(0.11)
+    queued = waiting(redis)
+    assert len(queued) == len(set(queued))
+    assert set(queued) == expected
+
+
+def test_a_scheduler_with_a_stale_version_fires_nothing_and_reads_again(scheduler, redis):
+    made = scheduler(entry())
+    set_due(redis, "fine", 1)
+    made.look()
+    stale = made.states["fine"]
+    redis.hset("nightdesk:entry:fine", "version", 7)
+    assert made.fire([stale]) == ["changed"]
+    assert made.states["fine"].version == 7
+    assert waiting(redis) == []
+
+
+def test_what_is_not_due_yet_is_not_fired_however_wrong_the_schedulers_clock_is(scheduler, redis):
+    made = scheduler(entry())
+    made.offset += 3600
+    before = redis.hget("nightdesk:entry:fine", "due")
+    assert made.fire(list(made.states.values())) == ["early"]
+    set_due(redis, "fine", 1)
+    made.states = {state.id: state for state in entries.load(redis)}
+    made.measured = time.monotonic()
+    assert made.fire(list(made.states.values())) == ["early"]  # it is due, but not the hour that this one would skip
+    made.measured = 0.0
+    made.fire(list(made.states.values()))  # and measures again
+    assert fire(made) == {"fine": "run"}
+    assert abs(int(redis.hget("nightdesk:entry:fine", "due")) - int(before)) <= 60_000
+    assert skips() == []
+
+
+def test_a_jump_of_this_machines_clock_changes_nothing(scheduler, redis, monkeypatch):
+    made = scheduler(entry())
+    before = made.now()
+    wall = time.time
+    for step in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda step=step: wall() + step)
+        assert abs((made.now() - before).total_seconds()) < 5
+        made.look()
+        assert abs((made.now() - before).total_seconds()) < 5
+
+
+def test_an_entry_that_is_gone_is_forgotten_and_looked_for(scheduler, redis):
+    made = scheduler(entry(), entry(key="b"))
+    set_due(redis, "fine", 1)
+    made.states = {state.id: state for state in entries.load(redis)}
+    redis.delete("nightdesk:entry:fine")
+    assert made.fire([made.states["fine"]]) == ["gone"]
+    made._turn()
+    assert set(made.states) == {"fine", "fine-b"}
+
+
+@pytest.mark.parametrize("poison", ["entry is a text", "entry has no queue", "queue is a text", "run is a text"])
+def test_a_key_that_is_not_what_it_should_be_costs_its_own_entry_and_says_why(scheduler, redis, caplog, poison):
+    made = scheduler(entry(job=work.batched), entry(key="b"))
+    set_due(redis, "fine-b", 1)
+    due = set_due(redis, "batched", 1)
+    made.look()
+    states = list(made.states.values())
+    if poison == "entry is a text":
+        redis.delete("nightdesk:entry:batched")
+        redis.set("nightdesk:entry:batched", "a text")
+    elif poison == "entry has no queue":
+        redis.hdel("nightdesk:entry:batched", "queue")
+    elif poison == "queue is a text":
+        redis.set("rq:queue:low", "a text")
+    else:
+        redis.set(f"rq:job:batched-{due}", "a text")
+    results = dict(zip([s.id for s in states], made.fire(states), strict=True))
+    assert results["fine-b"] == "run"
+    assert results["batched"].startswith("error: ")
+    assert "entry=batched was not enqueued, the others go on" in caplog.text
+    if poison != "entry is a text":
+        assert skips() == [("batched", "failed", 1, 0.0)]
+    for _ in range(3):  # it does not spin on what cannot be mended, and the others go on
+        set_due(redis, "fine-b", 1)
+        redis.hdel("nightdesk:entry:fine-b", "queued")
+        [redis.delete(key) for key in redis.keys("rq:job:fine-b-*")]
+        made.look()
+        made._turn()
+    assert len([run for run in waiting(redis) if run.startswith("fine-b")]) == 4
+
+
+def test_a_cadence_that_has_no_due_time_any_more_costs_its_own_entry(scheduler, redis, caplog):
+    made = scheduler(entry(job=work.bug), entry(key="b"))
+    redis.hset("nightdesk:entry:bug", "cadence", "cron 0 0 30 2 * UTC")
+    set_due(redis, "bug", 1)
+    set_due(redis, "fine-b", 1)
+    made.look()
+    made._turn()
+    assert [run[:6] for run in waiting(redis)] == ["fine-b"]
+    assert "entry=bug was not enqueued" in caplog.text
+
+
+def test_an_entry_of_a_newer_version_with_a_cadence_that_we_do_not_know_is_left_to_it(scheduler, redis):
+    made = scheduler(entry())
+    redis.hset("nightdesk:entry:fine", "cadence", "while_open XNYS 15s")
+    set_due(redis, "fine", 1)
+    made.look()
+    made._turn()
+    assert waiting(redis) == []
+    assert int(redis.hget("nightdesk:entry:fine", "version")) == 0
+
+
+# --- overlap
+
+
+def test_a_due_time_is_skipped_while_the_run_before_waits_or_goes_on(scheduler, redis):
+    made = scheduler(entry(3600))
+    set_due(redis, "fine", 120)
+    assert fire(made) == {"fine": "run"}
+    set_due(redis, "fine", 60)
+    assert fire(made) == {"fine": "skip"}  # it waits
+    beat(redis)
+    run = take(redis, execution="x")[1]
+    set_due(redis, "fine", 1)
+    assert fire(made) == {"fine": "skip"}  # it goes on
+    limits = [["entry:fine", 1]]
+    take(redis, finished=end(run, "x", limits=limits), queues=[])
+    assert skips()[-1][:3] == ("fine", "overlap", 2)
+    set_due(redis, "fine", 0)
+    assert fire(made) == {"fine": "run"}
+
+
+def test_with_overlap_queue_one_due_time_waits_and_the_others_are_skipped(scheduler, redis):
+    made = scheduler(entry(3600, overlap="queue"))
+    beat(redis), beat(redis, "v")
+    set_due(redis, "fine", 180)
+    fire(made)
+    first = take(redis, execution="x")[1]
+    due = set_due(redis, "fine", 120)
+    assert fire(made) == {"fine": "run"}
+    assert take(redis, "v")[1] is None  # parked behind the first one
+    set_due(redis, "fine", 60)
+    assert fire(made) == {"fine": "skip"}
+    assert take(redis, finished=end(first, "x", limits=[["entry:fine", 1]]))[1] == f"fine-{due}"
+
+
+def test_a_queued_run_that_another_tool_deleted_or_cancelled_does_not_block_its_entry(scheduler, redis):
+    made = scheduler(entry(3600))
+    for ago, how in ((300, "delete"), (200, "cancel"), (100, None)):
+        due = set_due(redis, "fine", ago)
+        assert fire(made) == {"fine": "run"}
+        run = f"fine-{due}"
+        if how == "delete":
+            redis.delete(f"rq:job:{run}")
+        elif how:
+            redis.hset(f"rq:job:{run}", "status", "canceled")
+            redis.lrem("rq:queue:default", 0, run)
+
+
+def test_a_run_that_waits_for_its_next_try_is_still_its_entrys_run(scheduler, redis):
+    made = scheduler(entry(job=work.unavailable, kwargs={"retry_after": 600}))
+    set_due(redis, "unavailable", 60)
+    fire(made)
+    run_all(redis)
+    set_due(redis, "unavailable", 1)
+    assert fire(made) == {"unavailable": "skip"}
+    assert skips()[-1][:3] == ("unavailable", "overlap", 1)
+
+
+# --- missed, paused
+
+
+def test_of_missed_due_times_the_latest_runs_and_the_others_are_one_row(scheduler, redis):
+    made = scheduler(entry(10))
+    due = set_due(redis, "fine", 100) // 10_000 * 10_000
+    redis.hset("nightdesk:entry:fine", "due", due)
+    assert fire(made) == {"fine": "run"}
+    (run,) = waiting(redis)
+    assert steps.now(redis) - int(run.split("-")[1]) < 10_000
+    ((name, reason, count, span),) = skips()
+    assert (name, reason) == ("fine", "misfire")
+    assert span == (count - 1) * 10
+    assert due + count * 10_000 == int(run.split("-")[1])
+
+
+def test_where_a_late_run_is_worthless_missed_due_times_are_skipped(scheduler, redis):
+    made = scheduler(entry(3600, misfire="skip"))
+    due = set_due(redis, "fine", 1800) // 3_600_000 * 3_600_000
+    redis.hset("nightdesk:entry:fine", "due", due)
+    if steps.now(redis) - due < 61_000:
+        pytest.skip("the hour has just begun")
+    assert fire(made) == {"fine": "skip"}
+    assert skips() == [("fine", "misfire", 1, 0.0)]
+    assert waiting(redis) == []
+    assert int(redis.hget("nightdesk:entry:fine", "due")) == due + 3_600_000
+
+
+def test_a_paused_entrys_due_times_are_one_row_with_a_count(scheduler, redis):
+    made = scheduler(entry(10))
+    redis.hset("nightdesk:entry:fine", "paused", "1")
+    base = set_due(redis, "fine", 100)
+    for n in range(5):
+        redis.hset("nightdesk:entry:fine", "due", base + n * 10_000)
+        made.states = {state.id: state for state in entries.load(redis)}
+        order = {"id": "fine", "due": base + n * 10_000, "version": 0, "run": base + n * 10_000, "missed": None}
+        steps.fire(redis, json.dumps([order | {"next": base + (n + 1) * 10_000}]))
+        if n == 2:
+            assert redis.xlen(steps.RUNS) == 1  # what waits for PostgreSQL does not pile up
+            assert skips() == [("fine", "paused", 3, 20.0)]
+    assert skips() == [("fine", "paused", 5, 40.0)]
+    redis.hset("nightdesk:entry:fine", "paused", "0")
+    assert fire(made) == {"fine": "run"}
+    redis.hset("nightdesk:entry:fine", "paused", "1")
+    set_due(redis, "fine", 1)
+    fire(made)
+    assert [row[:3] for row in skips() if row[1] == "paused"] == [("fine", "paused", 5), ("fine", "paused", 1)]
+
+
+# --- what Redis forgets
+
+
+def test_after_a_lost_redis_each_entry_goes_on_from_its_latest_recorded_due_time(scheduler, redis):
+    made = scheduler(entry(60), entry(3600, key="hourly"), entry(86400 * 7, key="weekly"))
+    now = made.now()
+    recorded = {
+        "fine": now - timedelta(minutes=10),
+        "fine-hourly": now - timedelta(minutes=1),
+        "fine-weekly": now - timedelta(days=9),
+    }
+    for name, at in recorded.items():
+        db.rows("insert into entry (name, last_due_at) values (%s, %s)", name, at)
+    redis.flushall()
+    made._turn()
+    made.look()
+    due = {name: state.due_at for name, state in made.states.items()}
+    assert due["fine"] == every(60).after(recorded["fine"]) < now
+    assert due["fine-hourly"] == every(3600).after(recorded["fine-hourly"])
+    assert due["fine-weekly"] == every(86400 * 7).after(recorded["fine-weekly"]) < now
+    assert fire(made)["fine"] == "run"
+    assert fire(made) == {}
+    assert [row[:2] for row in skips()] == [("fine", "misfire")]
+
+
+def test_a_run_that_was_lost_with_redis_before_it_ended_is_enqueued_again(scheduler, redis):
+    db.rows("insert into entry (name, last_due_at) values ('fine', now() - interval '61 minutes')")
+    made = scheduler(entry(3600))
+    made._turn()
+    (run,) = waiting(redis)
+    redis.flushall()
+    made.look()
+    made._turn()
+    made._turn()
+    assert waiting(redis) == [run]
+
+
+def test_without_redis_memory_and_without_postgresql_nothing_is_guessed(scheduler, redis, monkeypatch):
+    made = scheduler(entry())
+    redis.flushall()
+    monkeypatch.setattr(made.overrides, "read", lambda **_: None)
+    with pytest.raises(Exception, match="from when on the schedule is to go on"):
+        made.look()
+    assert redis.keys("nightdesk:entry:*") == []
+
+
+def test_operators_overrides_survive_a_lost_redis_and_reach_it_if_they_had_not(scheduler, redis):
+    made = scheduler(entry(60))
+    db.rows("insert into entry (name, cadence, paused, version) values ('fine', 'every 5m', true, 1790000000000)")
+    made.overrides.read_at = None
+    made.overrides.read(at_once=True)
+    made.look()
+    assert str(made.states["fine"].cadence) == "every 5m"
+    assert made.states["fine"].fields["paused"] == "1"
+    redis.flushall()
+    made.look()
+    assert str(made.states["fine"].cadence) == "every 5m"
+
+
+# --- two versions of the schedule
+
+
+def release(redis, *schedule):
+    """The release step of a deploy."""
+    now = steps.instant(steps.now(redis))
+    return steps.declare(redis, [entries.declaration(e, {}, now) for e in schedule], reconcile=True)
+
+
+def test_schedules_a_new_entry_and_leaves_an_existing_one(scheduler, redis):
+    old = scheduler(entry(60))
+    before = redis.hgetall("nightdesk:entry:fine")
+    new = scheduler(entry(60), entry(60, key="new"))
+    assert set(new.states) == {"fine", "fine-new"}
+    assert redis.hgetall("nightdesk:entry:fine") == before
+    old.look()
+    assert set(old.states) == {"fine", "fine-new"}  # the older version fires it too
+    set_due(redis, "fine-new", 1)
+    assert fire(old) == {"fine-new": "run"}
+
+
+def test_reschedules_a_modified_entry_from_now_on_and_only_at_the_release_step(scheduler, redis):
+    scheduler(entry(3600))
+    set_due(redis, "fine", 3)
+    db.rows("insert into entry (name, last_due_at) values ('fine', now() - interval '50 minutes')")
+    new = scheduler(entry(10))
+    assert str(new.states["fine"].cadence) == "every 1h"
+    assert release(redis, entry(10)) == ["fine"]
+    new.look()
+    assert str(new.states["fine"].cadence) == "every 10s"
+    assert new.now() < new.states["fine"].due_at <= new.now() + timedelta(seconds=10)
+    assert skips() == []
+
+
+def test_removes_an_entry_no_longer_defined_and_older_schedulers_do_not_bring_it_back(scheduler, redis):
+    old = scheduler(entry(60), entry(60, key="old"))
+    assert release(redis, entry(60)) == ["fine-old"]
+    for _ in range(3):
+        old.look()
+    assert set(old.states) == {"fine"}
+    set_due(redis, "fine", 1)
+    assert fire(old) == {"fine": "run"}
+    assert release(redis, entry(60), entry(60, key="old")) == ["fine-old"]  # rolled back
+    old.look()
+    assert set(old.states) == {"fine", "fine-old"}
+
+
+def test_a_release_that_changes_nothing_touches_nothing(scheduler, redis):
+    scheduler(entry(60))
+    before = redis.hgetall("nightdesk:entry:fine")
+    assert release(redis, entry(60)) == []
+    assert redis.hgetall("nightdesk:entry:fine") == before
+
+
+def test_a_key_that_is_not_what_it_should_be_does_not_keep_the_others_from_being_declared(scheduler, redis, caplog):
+    redis.set("nightdesk:entry:fine", "a text")
+    made = scheduler(entry(60), entry(60, key="b"))
+    assert set(made.states) == {"fine-b"}
+    assert "entry=fine cannot be declared" in caplog.text
+
+
+# --- the clock of Redis
+
+
+def test_when_redis_clock_is_set_back_entries_go_on_and_repeat_due_times(scheduler, redis, caplog):
+    made = scheduler(entry(10), Entry(cron("17 3 * * *"), work.bug))
+    daily = redis.hget("nightdesk:entry:bug", "due")
+    set_due(redis, "fine", -3600)  # as if an hour had been worked off before the clock was put right
+    made.look()
+    made._turn()
+    assert made.states["fine"].due_at < made.now() + timedelta(seconds=11)
+    assert "Redis's clock was set back" in caplog.text
+    due = set_due(redis, "fine", 1)
+    assert fire(made) == {"fine": "run"}
+    assert waiting(redis) == [f"fine-{due}-again"]
+    assert redis.hget("nightdesk:entry:bug", "due") == daily  # once a day is once a day
+
+
+# --- rq-scheduler's keys
+
+
+def test_rq_schedulers_own_listing_shows_the_entries_and_deletes_none(scheduler, redis):
+    made = scheduler(entry(60), entry(3600, key="b"), Entry(cron("17 3 * * *", "Europe/London"), work.bug))
+    stock = StockScheduler(connection=redis)
+    listed = {job.id: at for job, at in stock.get_jobs(with_times=True)}
+    assert set(listed) == {"fine", "fine-b", "bug"}
+    for name, at in listed.items():
+        assert abs(at.replace(tzinfo=UTC) - made.states[name].due_at) < timedelta(seconds=1)
+    assert redis.zcard(steps.SCHEDULED) == 3
+    assert next(job.description for job, _ in stock.get_jobs(with_times=True)).startswith("tests.engine.work.")
+    set_due(redis, "fine", 1)
+    fire(made)
+    assert {job.id for job in stock.get_jobs()} == {"fine", "fine-b", "bug"}
+
+
+def test_what_a_listing_needs_is_declared_again_when_a_tool_deleted_it(scheduler, redis):
+    made = scheduler(entry(60), entry(60, key="b"))
+    redis.delete("rq:job:fine")
+    list(StockScheduler(connection=redis).get_jobs())
+    assert redis.zcard(steps.SCHEDULED) == 1
+    made.look()
+    made._turn()
+    assert redis.zcard(steps.SCHEDULED) == 2
+    assert redis.exists("rq:job:fine")
+    set_due(redis, "fine", 1)
+    assert fire(made) == {"fine": "run"}
+
+
+# --- the process
+
+
+CODE = """
+from domain.cadence import every
+from engine.entries import Entry
+from scheduler import Scheduler
+from tests.engine import work
+Scheduler([Entry(every(0.5), work.fine, key=str(n), stagger=False) for n in range(5)]).run()
+"""
+
+
+def test_schedulers_are_killed_and_stopped_and_each_due_time_is_enqueued_once_and_soon(database, redis, start):
+    one, two = (start("python", "-c", CODE) for _ in range(2))
+    worker = start("rq", "worker", "-w", "tests.engine.work.Worker", "critical", "default", "low")
+    until(lambda: redis.zcard(steps.SCHEDULERS) == 2 and redis.zcard(steps.WORKERS) == 1)
+    time.sleep(1.5)
+    one.kill()
+    time.sleep(1.0)
+    three = start("python", "-c", CODE)
+    until(lambda: redis.zcard(steps.SCHEDULERS) == 3)
+    time.sleep(0.7)
+    two.send_signal(signal.SIGTERM)
+    assert two.wait(5) == 0
+    time.sleep(1.0)
+    three.send_signal(signal.SIGTERM)
+    assert three.wait(5) == 0
+    time.sleep(0.5)
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(10)
+    history.write(redis)
+    for n in range(5):
+        due = [row["due_at"] for row in db.maps("select due_at from run where entry = %s order by due_at", f"fine-{n}")]
+        missed = sum(row["count"] for row in db.maps("select count from skip where entry = %s", f"fine-{n}"))
+        assert len(due) == len(set(due)) >= 8
+        assert len(due) + missed == (due[-1] - due[0]) / timedelta(seconds=0.5) + 1
+    late = [row["late"] for row in db.maps("select extract(epoch from enqueued_at - due_at)::float as late from run")]
+    assert max(late) < 0.3
+
+
+def test_sigterm_ends_a_scheduler_at_once_and_takes_it_off_the_list(database, redis, start):
+    process = start("python", "-c", CODE)
+    until(lambda: redis.zcard(steps.SCHEDULERS) == 1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert time.monotonic() - began < 1.5
+    assert redis.zcard(steps.SCHEDULERS) == 0
