@@ -185,7 +185,10 @@ def test_the_first_operator_is_told_once_and_the_page_answers_on_a_free_port(up,
     assert known["PORT"] != "8000"
     assert f"the operator's page: http://127.0.0.1:{known['PORT']}" in said
     for _ in range(100):
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{known['PORT']}/healthz") as answer:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{known['PORT']}/healthz") as answer,
+        ):
             assert answer.status == 200
             break
         time.sleep(0.1)
