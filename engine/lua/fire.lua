@@ -59,7 +59,7 @@ local function fire(e)
   if run < tonumber(f[11] or '0') then id = id .. '-again' end -- the clock was set back: this instant comes twice
   local job = 'rq:job:' .. id
   if call('COPY', key .. ':run', job) == 0 then
-    if call('EXISTS', job) == 1 then return 'skip' end -- enqueued before a rewind of the entry
+    if call('HEXISTS', job, 'nd_due') == 1 then return 'skip' end -- enqueued before a rewind of the entry
     template(key, e.id)
     call('COPY', key .. ':run', job)
   end
