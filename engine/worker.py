@@ -252,6 +252,7 @@ class Worker(RqWorker):
         if standing == "dead":
             log.warning("worker=%s was taken for dead: starting over", self.name)
             self._kill_horse("its worker was taken for dead")
+            self.last_beat = None  # the next beat is the first of a new life
         elif standing == "forgotten":
             log.warning("worker=%s Redis has forgotten us: introducing ourselves again", self.name)
             if run and run.scheduled:  # the schedule goes on from its latest recorded due time: it comes again

@@ -13,7 +13,7 @@ if call('EXISTS', 'rq:worker:' .. worker) == 1 then
   call('HSET', 'rq:worker:' .. worker, 'last_heartbeat', iso(now))
   call('EXPIRE', 'rq:worker:' .. worker, ARGV[2])
 end
-call('ZADD', WORKERS, now, worker)
+if standing ~= 'dead' then call('ZADD', WORKERS, now, worker) end -- else its horse takes nothing until it is replaced
 local dead = {}
 if now - pulse() >= limit then
   for _, name in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. (now - limit))) do
