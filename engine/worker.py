@@ -236,6 +236,9 @@ class Worker(RqWorker):
             )
             if not first and standing != b"known":
                 self._introduce_again(standing.decode())
+            if standing == b"dead":
+                self.last_beat = None  # the next one, at once, is the first of a new life
+                return self._beat()
             for name, count in json.loads(dead):
                 log.warning("worker=%s died: %d run(s) given back", name, count)
             if time.monotonic() - self.last_scan > SCAN_EVERY:
@@ -252,7 +255,6 @@ class Worker(RqWorker):
         if standing == "dead":
             log.warning("worker=%s was taken for dead: starting over", self.name)
             self._kill_horse("its worker was taken for dead")
-            self.last_beat = None  # the next beat is the first of a new life
         elif standing == "forgotten":
             log.warning("worker=%s Redis has forgotten us: introducing ourselves again", self.name)
             if run and run.scheduled:  # the schedule goes on from its latest recorded due time: it comes again
