@@ -238,7 +238,8 @@ class Worker(RqWorker):
                 self._introduce_again(standing.decode())
             if standing == b"dead":
                 self.last_beat = None  # the next one, at once, is the first of a new life
-                return self._beat()
+                self._beat()
+                return
             for name, count in json.loads(dead):
                 log.warning("worker=%s died: %d run(s) given back", name, count)
             if time.monotonic() - self.last_scan > SCAN_EVERY:
