@@ -63,9 +63,8 @@ def needs(access: str) -> Callable[[Endpoint], Endpoint]:
         async def guarded(request: Request) -> Response:
             if access != OPEN:
                 visitor = await who(request)
-                refusal = await _refusal(request, visitor, access)
-                if refusal:
-                    return refusal
+                if refused := refusal(request, visitor, access) or await _forgery(request, visitor):
+                    return refused
                 request.state.visitor = visitor
             return await endpoint(request)
 
@@ -75,14 +74,20 @@ def needs(access: str) -> Callable[[Endpoint], Endpoint]:
     return close
 
 
-async def _refusal(request: Request, visitor: Visitor | None, access: str) -> Response | None:
+def refusal(request: Request, visitor: Visitor | None, access: str) -> Response | None:
+    """What a visitor without that access is told; None for one who has it."""
     if visitor is None:
         if "text/html" in request.headers.get("accept", "") and request.method == "GET":
             return RedirectResponse("/login", 303)
         return JSONResponse({"error": "log in, or send a token"}, 401, {"WWW-Authenticate": "Bearer"})
     if not visitor.may(access):
         return JSONResponse({"error": f"this needs {access}; {visitor.name} is {visitor.role}"}, 403)
-    if request.method not in ("GET", "HEAD") and visitor.session and not await _is_ours(request, visitor):
+    return None
+
+
+async def _forgery(request: Request, visitor: Visitor | None) -> Response | None:
+    changes = request.method not in ("GET", "HEAD")
+    if changes and visitor and visitor.session and not await _is_ours(request, visitor):
         return JSONResponse({"error": "the form is not ours or too old: reload the page"}, 403)
     return None
 
