@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from base64 import b64decode
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Chromium:
         """End the browser and forget its profile."""
         with suppress(Exception):
             self.line.call("Browser.close")
+            self.line.open.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         self.process.kill()
@@ -67,7 +68,8 @@ class Line:
     """Calls and events of the DevTools protocol."""
 
     def __init__(self, address: str) -> None:
-        self.socket = connect(address, max_size=None, compression=None)
+        self.open = ExitStack()
+        self.socket = self.open.enter_context(connect(address, max_size=None, compression=None, proxy=None))
         self.count = 0
         self.events: list[dict[str, Any]] = []
 
@@ -159,6 +161,17 @@ class Page(Line):
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         path.write_bytes(b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]))
+
+    def wider_than(self, width: int) -> list[str]:
+        """What sticks out on the right, and makes the whole page wider than the window."""
+        if self.js("document.documentElement.scrollWidth") <= width:
+            return []
+        return list(
+            self.js(
+                "[...document.querySelectorAll('body *')]"
+                f".filter(e => e.getBoundingClientRect().right > {width}).map(e => e.outerHTML.slice(0, 200))"
+            )
+        )
 
     def complaints(self) -> list[str]:
         """What the browser's console would show in red."""
