@@ -24,7 +24,7 @@ from rq_scheduler import Scheduler as RqScheduler
 import db
 import models.prices
 from domain.cadence import Every, Plan, cron, every, plan
-from engine import entries, outages, steps
+from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
 from jobs import alerts, notifications, prices, upkeep
@@ -73,6 +73,7 @@ class Scheduler(RqScheduler):
         from engine.worker import start_logging
 
         start_logging()
+        memory.settle()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         wait = 0.1

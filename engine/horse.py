@@ -6,14 +6,11 @@ import json
 import logging
 import os
 import random
-import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisGone
@@ -25,6 +22,7 @@ import queues
 from config import settings
 from engine import dependents, history, outages, steps
 from engine.board import Board
+from engine.memory import peak_mb, resident_mb
 from engine.outages import patiently
 from engine.outcome import Outcome, Refused, checked_counts, of_exception
 from engine.payload import Run, payload, read
@@ -298,17 +296,3 @@ def _finish(run: Run, outcome: Outcome, took: float, limits: str, row: str | Non
         "delay": round(outcome.delay * 1000),
     }
     return {name: value for name, value in end.items() if value is not None}  # JSON's null is true in Lua
-
-
-def peak_mb() -> float:
-    """The most memory that this process ever had resident, in MB: quick to ask."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def resident_mb() -> float:
-    """Resident memory of this process in MB."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 1e6
-    except OSError:  # not Linux: the peak will do
-        return peak_mb()

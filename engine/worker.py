@@ -9,7 +9,6 @@ the truth, and answers rq's own commands (shutdown, kill-horse, stop-job, stop-e
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from rq.worker import Worker as RqWorker
 import db
 import queues
 from config import settings
-from engine import outages, steps
+from engine import memory, outages, steps
 from engine.board import Board
 from engine.horse import GONE, Horse
 from engine.lost import find_lost
@@ -90,8 +89,7 @@ class Worker(RqWorker):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only so that it wakes us
         queues.load_jobs()
-        gc.collect()
-        gc.freeze()  # what is loaded now is shared with every horse
+        memory.settle()  # what is loaded now is shared with every horse
         patiently(self._register, outages.REDIS_AWAY, GONE, self._stopping)
         commands = self._commands()
         log.info("worker=%s started: %s", self.name, " ".join(self.queue_names()))

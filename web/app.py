@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import db
+from engine import memory
 from web import api, blocking, console, dashboard, live, page
 from web.access import METRICS, OPEN, needs
 from web.hub import Hub
@@ -101,6 +102,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """The hub reads for every client of this process."""
     app.state.hub = Hub()
     await app.state.hub.start()
+    memory.settle()
     yield
     await app.state.hub.stop()
 
