@@ -52,13 +52,14 @@ class Desk:
             "REDIS_URL": self.valkey.url,
             "RQ_REDIS_URL": self.valkey.url,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONPATH": str(config.ROOT),
             "PYTHONUNBUFFERED": "1",
             "SMTP_URL": "",
             "TZ": "UTC",
         }
 
-    def start(self, *command: str | Path, log: str = "", **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *command: str | Path, log: str = "", cwd: Path = config.ROOT, **environment: str
+    ) -> subprocess.Popen[bytes]:
         """A child in a group of its own; "python" is ours. What it prints goes to the folder's `log`.
 
         It is killed when the thread that started it ends: start processes from the main thread.
@@ -68,8 +69,8 @@ class Desk:
             child = processes.spawn(
                 program,
                 at_parent_death=signal.SIGKILL,
-                cwd=config.ROOT,
-                env={**self.environment, **environment},
+                cwd=cwd,
+                env={**self.environment, "PYTHONPATH": str(cwd), **environment},
                 stdout=output,
                 stderr=output,
             )

@@ -92,7 +92,7 @@ def measure(desk: scratch.Desk, system: System, jobs: int, ms: int) -> Cost:
     elif system.worker[0] == "rq":
         fill_rq(jobs, ms)
     else:
-        fill = desk.start("python", "-m", "bench.peers.celery_app", str(jobs), str(ms), **environment)
+        fill = desk.start("python", "-m", "bench.peers.celery_app", "work", str(ms), str(jobs), **environment)
         if fill.wait(PATIENCE):
             raise RuntimeError("Celery took no jobs")
     worker = desk.start(*system.worker, log=f"{system.key}.log", **environment)

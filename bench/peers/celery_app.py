@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery, current_task, signals
 
-from bench.peers import marks
+from bench.peers import marks, stock
 
 SAFE = os.environ.get("BENCH_CELERY") == "safe"
 
@@ -44,16 +44,21 @@ def tick(name: str) -> None:
 
 
 @app.task(name="work")
-def work(ms: int = 0) -> None:
+def work(ms: float = 0) -> None:
     """Count itself, after some milliseconds of work."""
     if ms:
         marks.spin(ms)
     marks.count()
 
 
-if __name__ == "__main__":  # NUMBER MS: fill the queue
-    from bench.peers.celery_app import work as known
+@app.task(name="hold")
+def hold(seconds: float) -> None:
+    """Import what Nightdesk's jobs import when they work, and stay."""
+    stock.hold(seconds)
 
+
+if __name__ == "__main__":  # TASK ARGUMENT NUMBER: fill the queue
+    task, argument, number = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     with app.producer_pool.acquire(block=True) as producer:
-        for _ in range(int(sys.argv[1])):
-            known.apply_async((int(sys.argv[2]),), producer=producer)
+        for _ in range(number):
+            app.send_task(task, (argument,), producer=producer)

@@ -26,7 +26,7 @@ def count() -> None:
     os.write(_file(os.getpid()), b".")
 
 
-def spin(ms: int) -> None:
+def spin(ms: float) -> None:
     """Keep a core busy for some milliseconds."""
     until = time.perf_counter() + ms / 1000
     while time.perf_counter() < until:

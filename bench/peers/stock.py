@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
 from datetime import UTC, datetime
 
 from bench.peers import marks
+
+WORKING = ("clients.connections", "urllib3", "certifi", "ssl", "psycopg2", "smtplib", "email.policy")  # as jobs run
 
 
 def tick(name: str) -> None:
@@ -28,6 +31,16 @@ def work(ms: int = 0) -> None:
     if ms:
         marks.spin(ms)
     marks.count()
+
+
+def hold(seconds: float) -> None:
+    """Import what Nightdesk's jobs import when they work, and stay."""
+    import queues
+
+    queues.load_jobs()
+    for module in WORKING:
+        importlib.import_module(module)
+    time.sleep(seconds)
 
 
 def declare(first: float) -> None:
