@@ -32,7 +32,7 @@ REGISTRIES = {
     "scheduled": registries.ScheduledJobRegistry,
     "canceled": registries.CanceledJobRegistry,
 }
-BROKEN = (ValueError, TypeError, KeyError, AttributeError, zlib.error)  # what rq raises at a hash that is none
+BROKEN = (ValueError, TypeError, KeyError, AttributeError, AssertionError, zlib.error)  # rq's at a hash that is none
 
 
 class Refused(Exception):
@@ -111,16 +111,18 @@ def page_of_jobs(
     queue_name: str, registry_name: str, offset: int, per_page: int, order: str, connection: Redis
 ) -> tuple[int, list[dict[str, Any]]]:
     """How many there are, and those on the page; nothing is changed by looking."""
-    registry = REGISTRIES[registry_name](queue_name, connection=connection) if registry_name != "queued" else None
-    key = registry.key if registry else f"rq:queue:{queue_name}"
-    total: Any = connection.zcard(key) if registry else connection.llen(key)
+    count: Any = connection.llen
+    part: Any = connection.lrange
+    name_of: Any = bytes.decode
+    key = f"rq:queue:{queue_name}"
+    if registry_name != "queued":
+        registry = REGISTRIES[registry_name](queue_name, connection=connection)
+        count, part, key, name_of = connection.zcard, connection.zrange, registry.key, registry.parse_job_id
+    total = count(key)
     first, last = offset, offset + per_page - 1
     if order == "dsc":
         first, last = max(0, total - offset - per_page), total - offset - 1
-    members: Any = []
-    if first <= last:
-        members = connection.zrange(key, first, last) if registry else connection.lrange(key, first, last)
-    ids = [registry.parse_job_id(member.decode()) if registry else member.decode() for member in members]
+    ids = [name_of(member) for member in part(key, first, last)] if first <= last else []
     rows = [_row(job_id, connection) for job_id in (reversed(ids) if order == "dsc" else ids)]
     return total, [row for row in rows if row]
 
@@ -184,8 +186,9 @@ def compact(redis: Redis, queue_name: str) -> None:
 def requeue(redis: Redis, job_id: str, who: str) -> None:
     """Try a failed job again: a run of ours by its dead letter, which is settled with it; another as rq does.
 
-    Raises NoSuchJobError, InvalidJobOperation.
+    Raises NoSuchJobError, Unreadable, InvalidJobOperation.
     """
+    Job.fetch(job_id, redis)
     if not letters.retry(redis, [job_id], who):
         requeue_job(job_id, connection=redis, serializer=JSONSerializer)
 
@@ -197,6 +200,6 @@ def requeue_all(redis: Redis, queue_name: str, who: str) -> int:
         try:
             requeue(redis, job_id, who)
             count += 1
-        except (NoSuchJobError, InvalidJobOperation):
+        except (NoSuchJobError, Unreadable, InvalidJobOperation):
             redis.zrem(failed.key, job_id)
     return count
