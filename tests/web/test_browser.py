@@ -260,6 +260,7 @@ def test_the_page_fits_and_can_be_read(page: chromium.Page, site: Site, width: i
     ran(outcome="failed", error="Rejected: " + "a-word-without-an-end" * 20, dead=True, fingerprint="aa")
     ran("sync_news", counts='{"written": 6}', run_id="r2")
     db.rows(QUOTE, "gold-api", "3 h")
+    db.rows("insert into skip values ('deliver_notifications', 'overlap', now() - interval '2 h', now(), 1440)")
     db.redis().zadd("rq:scheduler:scheduled_jobs", {"sync_prices": time.time() - 60})
     db.redis().hset("nightdesk:entry:prune_prices", "paused", "1")
     page.look(width, 900, dark=dark)
@@ -268,6 +269,8 @@ def test_the_page_fits_and_can_be_read(page: chromium.Page, site: Site, width: i
     log_in(page, site)
     page.until("!!document.querySelector('.verdict.stopped')")
     assert page.wider_than(width) == []
+    cut = "[...document.querySelectorAll('.card')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    assert page.js(cut) == []
     assert page.js(PALE) == []
     names = page.js("[...document.querySelectorAll('button, summary')].map(b => b.textContent)")
     assert len(names) == len(set(names)), "each button says of what it is"
