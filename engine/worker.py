@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 BEAT_EVERY = 2.0  # seconds; every beat reaps
 DEAD_AFTER = 10.0  # seconds without a beat
+HEARD_FOR = 6.0  # seconds in which whoever lives has beaten again after Redis was away
 KEY_TTL = 90  # seconds a silent worker stays listed by rq's tools
 SCAN_EVERY = 120.0  # seconds between looks for runs that are in no list
 C_HANG_GRACE = 5.0  # seconds past its time-out that a job which answers to no signal lives
@@ -55,7 +56,9 @@ class Worker(RqWorker):
         given = [queue_names] if isinstance(queue_names, str) else queue_names
         super().__init__([getattr(queue, "name", queue) for queue in given], name=name, **options)
         # Nothing here may wait for long: signals and time-outs are to be seen to.
-        self.connection.connection_pool.connection_kwargs.update(socket_timeout=3, retry=Retry(NoBackoff(), 1))
+        self.connection.connection_pool.connection_kwargs.update(
+            socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1)
+        )
         self.board = Board()
         self.horse: int | None = None
         self.forked_at = 0.0
@@ -230,7 +233,7 @@ class Worker(RqWorker):
         reason = f"its worker was silent for {DEAD_AFTER:.0f} s"
         try:
             standing, dead = steps.step(
-                self.connection, "beat", self.name, KEY_TTL, DEAD_AFTER, reason, steps.rq_text(reason)
+                self.connection, "beat", self.name, KEY_TTL, DEAD_AFTER, reason, steps.rq_text(reason), HEARD_FOR
             )
             if not first and standing != b"known":
                 self._introduce_again(standing.decode())

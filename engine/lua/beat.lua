@@ -1,7 +1,7 @@
 -- Worker's parent: I live; and who does not? ARGV: worker, key TTL (s), seconds after which a silent worker is dead,
--- reason, its rq encoding.
--- Silence means death only if it could have been broken: somebody must have been heard of without a gap for as long,
--- or else Redis was away, and everybody was silent.
+-- reason, its rq encoding, seconds for which somebody must have been heard of without a gap before that.
+-- Silence means death only if it could have been broken: where nobody was heard of, Redis was away, and whoever lives
+-- is given the time to say so.
 -- Returns {what we are to the others, JSON list of the dead}; we are 'known', 'dead' (our runs were given back),
 -- 'forgotten' (Redis lost its memory, or this is our first beat) or 'unlisted' (rq's own key of us is gone).
 local worker, limit = ARGV[1], tonumber(ARGV[3]) * 1000
@@ -15,7 +15,7 @@ if call('EXISTS', 'rq:worker:' .. worker) == 1 then
 end
 if standing ~= 'dead' then call('ZADD', WORKERS, now, worker) end -- else its horse takes nothing until it is replaced
 local dead = {}
-if now - pulse() >= limit then
+if now - pulse() >= tonumber(ARGV[6]) * 1000 then
   for _, name in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. (now - limit))) do
     local rescued = rescue(name, 'lost', ARGV[4], ARGV[5], '')
     call('ZREM', WORKERS, name)

@@ -38,7 +38,7 @@ def beat(redis, worker="w"):
     """A worker's beat; returns what it is to the others and whom it reaped."""
     if not redis.exists(f"rq:worker:{worker}"):
         redis.hset(f"rq:worker:{worker}", "birth", "now")
-    standing, dead = steps.step(redis, "beat", worker, 90, 10, "silent", steps.rq_text("silent"))
+    standing, dead = steps.step(redis, "beat", worker, 90, 10, "silent", steps.rq_text("silent"), 6)
     return standing.decode(), [tuple(pair) for pair in json.loads(dead)]
 
 
