@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json import dumps
 from typing import Any, NamedTuple
@@ -53,13 +53,13 @@ class Client:
     user_id: int | None  # None: an operator's, who may see everything
     position: Position = NOW  # it was offered everything up to here
     came_at: Position = NOW  # where it stood when it joined those that hear what comes
-    facts: deque[Fact] = field(default_factory=deque)
+    facts: list[Fact] = field(default_factory=list)
     state: dict[str, str] = field(default_factory=dict)  # newest message by topic and key
     ended: str = ""  # why it is sent away
     sending: asyncio.Task[str] | None = None
     busy_since: float = 0.0  # since when a message has been on its way; 0: none is
     _heard_at: float = 0.0
-    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiter: asyncio.Future[None] | None = None
 
     def may_see(self, fact: Fact) -> bool:
         """A user's facts are that user's; of nobody's the public ones are everybody's."""
@@ -73,20 +73,20 @@ class Client:
             return
         self.position = fact.position
         self.facts.append(fact)
-        self._ready.set()
+        self._wake()
         if len(self.facts) > WAITING:
             self.end("slow")
 
     def show(self, key: str, text: str) -> None:
         """Hand over state; what it replaces need not be read any more."""
         self.state[key] = text
-        self._ready.set()
+        self._wake()
 
     def end(self, why: str) -> None:
         """Send it away: what waits is dropped, so that nothing can be missing in the middle."""
         self.ended = self.ended or why
         self.facts.clear()
-        self._ready.set()
+        self._wake()
 
     def tend(self, now: float) -> None:
         """Once a second: who takes no message for long is slow, who has heard nothing for long is woken."""
@@ -95,18 +95,23 @@ class Client:
         if self.busy_since and self.ended and self.sending:
             self.sending.cancel()
         elif not self.busy_since and now - self._heard_at > KEEP_ALIVE:
-            self._ready.set()
+            self._wake()
 
-    async def messages(self) -> list[Message]:
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def messages(self) -> Sequence[Fact | Message]:
         """What waits, as soon as something does; nothing after KEEP_ALIVE. Raises Ended."""
-        self.busy_since, self._heard_at = 0.0, asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self.busy_since, self._heard_at = 0.0, loop.time()
         if not (self.facts or self.state or self.ended):
-            self._ready.clear()
-            await self._ready.wait()
+            self._waiter = loop.create_future()
+            await self._waiter
         if self.ended:
             raise Ended(self.ended)
-        found = [Message(fact.token, fact.text) for fact in self.facts]
-        found += [Message("", text) for text in self.state.values()]
-        self.facts.clear()
-        self.state.clear()
-        return found
+        facts, self.facts = self.facts, []
+        if not self.state:
+            return facts
+        state, self.state = self.state, {}
+        return [*facts, *(Message("", text) for text in state.values())]

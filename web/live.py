@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from models.events import Position
 from web.access import APP, Visitor, needs, same_origin, who
 from web.hub import Gap, Hub, parse_token
-from web.listeners import NOW, PATIENCE, Client, Ended, Message
+from web.listeners import NOW, PATIENCE, Client, Ended, Fact, Message
 
 STILL_WELCOME = 10.0  # seconds between looks whether a session or token still holds
 ENDS = {  # why a client is sent away: WebSocket close code, words
@@ -34,7 +34,7 @@ ENDS = {  # why a client is sent away: WebSocket close code, words
     "unwelcome": (1008, "logged out, or the token has expired"),
 }
 
-Say = Callable[[Message], Awaitable[None]]
+Say = Callable[[Fact | Message], Awaitable[None]]
 
 
 def client_of(visitor: Visitor, connection: HTTPConnection) -> Client:
@@ -60,7 +60,7 @@ async def websocket(socket: WebSocket) -> None:
         return
     await socket.accept()
 
-    async def say(message: Message) -> None:
+    async def say(message: Fact | Message) -> None:
         await socket.send({"type": "websocket.send", "text": message.text})
 
     why = await serve(socket, client, say)
@@ -100,7 +100,7 @@ class Stream(Response):
         async def write(text: str, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
-        async def say(message: Message) -> None:
+        async def say(message: Fact | Message) -> None:
             await write((f"id: {message.token}\n" if message.token else "") + f"data: {message.text}\n\n")
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -161,7 +161,7 @@ async def _start(hub: Hub, client: Client, say: Say) -> None:
     topic = "hello"
     try:
         async for missed in hub.catch_up(client):
-            await say(Message(missed.token, missed.text))
+            await say(missed)
     except Gap:
         topic, client.position = "gap", NOW
         async for _ in hub.catch_up(client):
