@@ -54,7 +54,7 @@ class Crowd:
             mine = [client.headers for client in self.clients[number::PROCESSES]]
             name = f"{self.name}-{number}"
             (self.desk.folder / f"{name}.json").write_text(json.dumps({"ports": self.ports, "clients": mine}))
-            self.swarms.append(self.desk.start("python", "-m", "bench.swarm", self.desk.folder, name))
+            self.swarms.append(self.desk.start("python", "-m", "bench.peers.swarm", self.desk.folder, name))
         if not scratch.wait_for(lambda: self.state("connected") == len(self.clients), 60, 0.1):
             raise RuntimeError(f"only {self.state('connected')} clients of {self.name} are connected")
 

@@ -1,6 +1,6 @@
 """Many WebSocket clients in one process, for bench.events: they come back with their last token when a line is cut.
 
-python -m bench.swarm FOLDER NAME — reads FOLDER/NAME.json, writes FOLDER/NAME.state while it runs, and at SIGTERM
+python -m bench.peers.swarm FOLDER NAME — reads FOLDER/NAME.json, writes FOLDER/NAME.state while it runs, and at SIGTERM
 FOLDER/NAME.heard: per client what it heard, and when. The frames are taken apart by hand, so that the clients cost as
 little as they can of the machine that they share with the servers.
 """
