@@ -76,6 +76,8 @@ class Horse:
                 finished = self._run(run)
                 if time.monotonic() - self.flushed > FLUSH_EVERY:
                     self._keep_house()
+            elif state == b"more":
+                continue
             elif not take or (self.burst and state != b"unknown"):
                 self._keep_house(at_once=True)
                 return old and not self.stopping
@@ -110,7 +112,7 @@ class Horse:
         state, parents, *run = reply
         if state == b"fenced":
             log.warning("worker=%s a run was taken from us while it ran: its end is not recorded", self.worker)
-        elif state not in (b"ok", b"unknown", b"late"):
+        elif state not in (b"ok", b"more", b"unknown", b"late"):
             log.error("worker=%s %s", self.worker, state.decode("utf-8", "replace"))
         if parents:
             self._enqueue_dependents()

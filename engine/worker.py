@@ -66,6 +66,8 @@ class Worker(RqWorker):
         self.asked_to_stop: float | None = None
         self.last_beat: float | None = None
         self.last_scan = time.monotonic()
+        self.cut_off: float | None = None  # when we last could not reach Redis, or stood still ourselves
+        self.redis_ahead: float | None = None  # ms: Redis's clock less time.monotonic()
 
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # rq would raise our socket time-out to minutes
@@ -229,12 +231,16 @@ class Worker(RqWorker):
         first = self.last_beat is None
         if self.last_beat is not None and time.monotonic() - self.last_beat < BEAT_EVERY:
             return
+        if self.last_beat is not None and time.monotonic() - self.last_beat > 2 * BEAT_EVERY:
+            self.cut_off = time.monotonic()
         self.last_beat = time.monotonic()
         reason = f"its worker was silent for {DEAD_AFTER:.0f} s"
         try:
-            standing, dead = steps.step(
-                self.connection, "beat", self.name, KEY_TTL, DEAD_AFTER, reason, steps.rq_text(reason), HEARD_FOR
-            )
+            standing, now, dead = steps.step(
+                self.connection, "beat", self.name, KEY_TTL, DEAD_AFTER, reason, steps.rq_text(reason), HEARD_FOR,
+                self._sent_at(),
+            )  # fmt: skip
+            self.redis_ahead = now - time.monotonic() * 1000
             if not first and standing != b"known":
                 self._introduce_again(standing.decode())
             if standing == b"dead":
@@ -248,8 +254,15 @@ class Worker(RqWorker):
                 find_lost(self.connection, between=self._beat, every=SCAN_EVERY)
         except RedisError as failure:
             outages.began(outages.REDIS_AWAY, failure)
+            self.cut_off = time.monotonic()
         else:
             outages.ended(outages.REDIS_AWAY)
+
+    def _sent_at(self) -> int:
+        """Now by Redis's clock, ms; 0: not known yet; -1: we were cut off, and others may still be."""
+        if self.cut_off is not None and time.monotonic() - self.cut_off < HEARD_FOR:
+            return -1
+        return 0 if self.redis_ahead is None else round(time.monotonic() * 1000 + self.redis_ahead)
 
     def _introduce_again(self, standing: str) -> None:
         """The others took us for dead, or Redis lost its memory; a run that somebody else may begin must end here."""

@@ -1,10 +1,11 @@
 -- Worker's parent: I live; and who does not? ARGV: worker, key TTL (s), seconds after which a silent worker is dead,
--- reason, its rq encoding, seconds for which somebody must have been heard of without a gap before that.
+-- reason, its rq encoding, seconds for which somebody must have been heard of without a gap before that, when this was
+-- sent (ms, 0 = that is not known, -1 = by one who was cut off himself).
 -- Silence means death only if it could have been broken: where nobody was heard of, Redis was away, and whoever lives
--- is given the time to say so.
--- Returns {what we are to the others, JSON list of the dead}; we are 'known', 'dead' (our runs were given back),
+-- is given the time to say so; and where this call was long on its way, others may be, too.
+-- Returns {what we are to the others, now (ms), JSON list of the dead}; we are 'known', 'dead' (our runs were given back),
 -- 'forgotten' (Redis lost its memory, or this is our first beat) or 'unlisted' (rq's own key of us is gone).
-local worker, limit = ARGV[1], tonumber(ARGV[3]) * 1000
+local worker, limit, sent = ARGV[1], tonumber(ARGV[3]) * 1000, tonumber(ARGV[7])
 local standing = 'known'
 if call('DEL', 'nightdesk:dead:' .. worker) == 1 then standing = 'dead'
 elseif not call('ZSCORE', WORKERS, worker) then standing = 'forgotten'
@@ -15,7 +16,7 @@ if call('EXISTS', 'rq:worker:' .. worker) == 1 then
 end
 if standing ~= 'dead' then call('ZADD', WORKERS, now, worker) end -- else its horse takes nothing until it is replaced
 local dead = {}
-if now - pulse() >= tonumber(ARGV[6]) * 1000 then
+if now - pulse() >= tonumber(ARGV[6]) * 1000 and (sent == 0 or now - sent < 2000) and sent >= 0 then
   for _, name in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. (now - limit))) do
     local rescued = rescue(name, 'lost', ARGV[4], ARGV[5], '')
     call('ZREM', WORKERS, name)
@@ -33,4 +34,4 @@ for _, key in ipairs(call('SMEMBERS', 'rq:queues')) do -- rq forgets what expire
   call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, '-inf', now / 1000)
   call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, '-inf', now / 1000)
 end
-return {standing, cjson.encode(dead)}
+return {standing, now, cjson.encode(dead)}

@@ -4,7 +4,8 @@
 -- answer; one that was held up on its way and arrives after the next does nothing.
 -- Returns {state, 1 if dependents wait for someone to enqueue them, and, if there is a run: job id, queue, now,
 -- attempt, 1 if its payload is too large, fields of the job}; state is 'ok', 'fenced' when the run was taken from us,
--- 'unknown' when the worker must beat first, 'late', or what went wrong while finishing.
+-- 'unknown' when the worker must beat first, 'more' when none of the first thousand could be started but others wait,
+-- 'late', or what went wrong while finishing.
 local worker, finished, execution, number = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
 local worker_key = 'rq:worker:' .. worker
 local known, state = call('ZSCORE', WORKERS, worker), 'ok'
@@ -148,6 +149,8 @@ local function refuse(id, queue, problem)
     outcome = 'refused', dead = true, error = 'Refused: ' .. problem, worker = worker}), '')
 end
 
+local more = false
+
 local function pop(queue)
   local scheduled = 'rq:scheduled:' .. queue -- retries, and what `rq enqueue --schedule-in` left there
   for _, id in ipairs(call('ZRANGEBYSCORE', scheduled, 0, now / 1000, 'LIMIT', 0, 16)) do
@@ -167,6 +170,7 @@ local function pop(queue)
       return started
     end
   end
+  more = true
 end
 
 local function woken() -- a free slot that somebody waits for: its holder was deleted, or parked behind another limit
@@ -189,5 +193,6 @@ for round = 1, 2 do
     if started then return started end
   end
 end
+if more and state == 'ok' then state = 'more' end
 call('HSET', worker_key, 'state', 'idle')
 return {state, call('EXISTS', 'nightdesk:parents')}

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,8 +35,6 @@ def test_schedulers_and_workers_are_killed_and_no_due_time_is_doubled_missing_or
     assert verdict["value"] <= 300
 
 
-@pytest.mark.parametrize(
-    "outages", ["redis_emptied,redis_stopped_5_s,redis_memory_full", "postgresql_restarted,deploy"]
-)
-def test_servers_go_and_come_back_and_every_due_time_is_run_or_recorded(outages):
+def test_servers_go_and_come_back_and_every_due_time_is_run_or_recorded():
+    outages = "redis_emptied,redis_stopped_5_s,redis_memory_full,postgresql_restarted"
     campaign("chaos_outages", "--only", outages, "--scale", "0.2")

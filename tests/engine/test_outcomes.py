@@ -302,6 +302,18 @@ def test_a_work_horse_that_grew_too_large_is_replaced_after_the_run_that_made_it
     assert len(waiting(redis)) == 1
 
 
+def test_a_work_horse_is_replaced_after_so_many_jobs_with_the_last_one_recorded(database, redis, monkeypatch):
+    for _ in range(5):
+        put(redis, "fine")
+    monkeypatch.setattr(horse, "JOBS_PER_HORSE", 2)
+    work(redis)
+    assert [row["outcome"] for row in rows()] == ["ok", "ok"]
+    assert not redis.exists("rq:worker:w:executions")
+    work(redis)
+    work(redis)
+    assert len(rows()) == 5
+
+
 def test_a_work_horse_that_is_too_large_from_the_start_still_runs_one_job(database, redis, monkeypatch):
     put(redis, "fine")
     monkeypatch.setattr(horse, "peak_mb", lambda: 999)

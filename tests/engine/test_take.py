@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from redis.exceptions import ConnectionError as RedisGone
 
+import engine.worker
 from engine import steps
 from tests.engine.desk import beat, end, heard, outcomes, put, put_raw, silence, status, take, waiting
 
@@ -305,6 +307,29 @@ def test_who_waits_for_a_slot_gets_it_when_the_one_that_was_woken_for_it_must_wa
     assert take(redis, "w", finished=end("a2", "z", limits=[["A", 1]]))[1] == "both"
 
 
+def test_a_thousand_runs_that_must_wait_do_not_hold_up_what_comes_after_them(redis):
+    beat(redis)
+    redis.zadd("nightdesk:running:api", {"somebody": 1})
+    with redis.pipeline(transaction=False) as pipe:
+        for number in range(2500):
+            pipe.hset(f"rq:job:n{number}", mapping={"data": "[]", "origin": "default", "nd_limits": json.dumps(LIMITS)})
+        pipe.rpush("rq:queue:default", *(f"n{number}" for number in range(2500)))
+        pipe.execute()
+    run = put(redis, "fine")
+    assert [take(redis) for _ in range(3)] == [("more", None), ("more", None), ("ok", run)]
+    assert redis.llen("nightdesk:waiting:api") == 2500
+
+
+def test_runs_parked_behind_a_limit_go_on_after_their_entry_was_removed(redis):
+    beat(redis), beat(redis, "v")
+    limits = [["entry:fine", 1]]
+    one, two = (put(redis, "fine", entry="fine", limits=limits) for _ in range(2))
+    assert take(redis, execution="x")[1] == one
+    assert take(redis, "v")[1] is None
+    steps.declare(redis, [], reconcile=True)
+    assert take(redis, finished=end(one, "x", limits=limits))[1] == two
+
+
 def test_runs_parked_behind_a_slot_that_nobody_holds_any_more_are_woken(redis):
     beat(redis)
     run = put(redis, "fine", limits=LIMITS)
@@ -403,6 +428,34 @@ def test_nobody_is_declared_dead_after_a_silence_that_was_everybodys(redis):
     assert beat(redis, "v") == ("known", [("w", 1)])
 
 
+def test_who_was_cut_off_or_speaks_late_declares_nobody_dead(redis):
+    """Others may have been cut off with it: a host that was paused, a network that came back."""
+    beat(redis), beat(redis, "v")
+    silence(redis, "w")
+    assert beat(redis, "v", sent=-1)[1] == []
+    assert beat(redis, "v", sent=steps.now(redis) - 5000)[1] == []
+    assert beat(redis, "v", sent=steps.now(redis) - 500)[1] == [("w", 0)]
+
+
+def test_a_worker_that_could_not_beat_for_a_while_says_so(redis, monkeypatch):
+    sent, clock, step = [], [1000.0], steps.step
+    monkeypatch.setattr(engine.worker.time, "monotonic", lambda: clock[0])
+    made = engine.worker.Worker(["default"], name="w")
+    made.register_birth()
+
+    def note(redis, name, *arguments):
+        sent.append(arguments[-1])
+        if clock[0] == 1030:
+            raise RedisGone("away")
+        return step(redis, name, *arguments)
+
+    monkeypatch.setattr(steps, "step", note)
+    for clock[0] in (1000, 1002, 1004, 1012, 1014, 1018.5, 1020.5, 1030, 1032, 1034, 1037, 1039):
+        made._beat()
+    known = [value if value <= 0 else 1 for value in sent]
+    assert known == [0, 1, 1, -1, -1, -1, -1, -1, -1, -1, 1, 1]
+
+
 def test_a_worker_learns_that_it_was_declared_dead_even_if_it_went_on_meanwhile(redis):
     beat(redis)
     beat(redis, "v")
@@ -420,7 +473,7 @@ def test_a_worker_learns_that_redis_has_forgotten_it(redis):
     assert beat(redis)[0] == "forgotten"
     assert beat(redis)[0] == "known"
     redis.delete("rq:worker:w")
-    assert steps.step(redis, "beat", "w", 90, 10, "silent", "", 6)[0] == b"unlisted"
+    assert steps.step(redis, "beat", "w", 90, 10, "silent", "", 6, 0)[0] == b"unlisted"
     redis.flushall()
     assert beat(redis)[0] == "forgotten"
 
