@@ -21,6 +21,7 @@ OPTIONS = (
     "--remote-debugging-port=0",
 )  # fmt: skip
 START_SECONDS = 30
+LOADED = "document.readyState === 'complete' && location.href !== 'about:blank'"
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 
 
@@ -105,7 +106,7 @@ class Page(Line):
     def go(self, url: str) -> None:
         """Open an address and wait until it is loaded."""
         self.call("Page.navigate", url=url)
-        self.until(f"document.readyState === 'complete' && location.href !== 'about:blank' && {json.dumps(url)} !== ''")
+        self.until(LOADED)
 
     def js(self, expression: str) -> Any:
         """The value of an expression in the page."""

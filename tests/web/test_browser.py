@@ -47,7 +47,7 @@ def log_in(page: chromium.Page, site: Site, name: str = "ann", role: str = "oper
     page.write("#name", name)
     page.write("#password", PASSWORD)
     page.press("Enter")
-    page.until("!!document.getElementById('board')")
+    page.until(f"!!document.getElementById('board') && {chromium.LOADED}")
 
 
 def banner(page: chromium.Page) -> str:
@@ -260,14 +260,14 @@ def test_the_page_fits_and_can_be_read(page: chromium.Page, site: Site, width: i
     ran(outcome="failed", error="Rejected: " + "a-word-without-an-end" * 20, dead=True, fingerprint="aa")
     ran("sync_news", counts='{"written": 6}', run_id="r2")
     db.rows(QUOTE, "gold-api", "3 h")
-    db.rows("insert into skip values ('deliver_notifications', 'overlap', now() - interval '2 h', now(), 1440)")
+    db.rows("insert into skip values ('deliver_notifications', 'overlap', now() - interval '2 h', now() - interval '100 s', 1440)")
     db.redis().zadd("rq:scheduler:scheduled_jobs", {"sync_prices": time.time() - 60})
     db.redis().hset("nightdesk:entry:prune_prices", "paused", "1")
     page.look(width, 900, dark=dark)
     page.go(f"{site.url}/login")
     assert page.js(PALE) == []
     log_in(page, site)
-    page.until("!!document.querySelector('.verdict.stopped')")
+    page.until(f"!!document.querySelector('.verdict.stopped') && {chromium.LOADED}")
     assert page.wider_than(width) == []
     cut = "[...document.querySelectorAll('.card')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
     assert page.js(cut) == []
