@@ -260,7 +260,7 @@ def test_the_page_fits_and_can_be_read(page: chromium.Page, site: Site, width: i
     ran(outcome="failed", error="Rejected: " + "a-word-without-an-end" * 20, dead=True, fingerprint="aa")
     ran("sync_news", counts='{"written": 6}', run_id="r2")
     db.rows(QUOTE, "gold-api", "3 h")
-    db.rows("insert into skip values ('deliver_notifications', 'overlap', now() - interval '2 h', now() - interval '100 s', 1440)")
+    db.rows("insert into skip values ('deliver_notifications', 'overlap', now() - interval '2 h', now(), 1440)")
     db.redis().zadd("rq:scheduler:scheduled_jobs", {"sync_prices": time.time() - 60})
     db.redis().hset("nightdesk:entry:prune_prices", "paused", "1")
     page.look(width, 900, dark=dark)
