@@ -210,13 +210,15 @@ def _away(server: Any, seconds: float) -> list[str]:
 @outage
 def redis_frozen_15_s(desk: Desk) -> list[str]:
     """SIGSTOP: it accepts connections and says nothing."""
-    return _frozen(desk.valkey.process.pid, 15 * desk.scale)
+    return _frozen([desk.valkey.process.pid], 15 * desk.scale)
 
 
-def _frozen(pid: int, seconds: float) -> list[str]:
-    os.kill(pid, signal.SIGSTOP)
+def _frozen(pids: list[int], seconds: float) -> list[str]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     time.sleep(seconds)
-    os.kill(pid, signal.SIGCONT)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
     return []
 
 
@@ -265,6 +267,13 @@ def postgresql_stopped_20_s(desk: Desk) -> list[str]:
     """Nobody listens for twenty seconds."""
     db.database.close()
     return _away(desk.postgres, 20 * desk.scale)
+
+
+@outage
+def postgresql_frozen_15_s(desk: Desk) -> list[str]:
+    """SIGSTOP of the server and all its backends: whoever asked waits for an answer."""
+    db.database.close()
+    return _frozen(scratch.tree(desk.postgres.process.pid), 15 * desk.scale)
 
 
 @outage
