@@ -35,7 +35,8 @@ from web.listeners import NOW, PUBLIC, Client, Ended, Fact
 SWEEP = 1.0  # seconds between looks without a nudge
 KEPT = 2_000  # latest facts in memory: whoever comes back within them costs no query
 PAGE = 500
-HELD_BACK = 0.01  # seconds, doubled up to SWEEP / 4, until a look at facts that an open transaction holds back
+HELD_BACK = 0.01  # seconds until another look at facts that an open transaction holds back
+LONG_HELD_BACK = 30.0  # seconds after which that is worth a line in the log
 REDIS_SILENCE = 15.0  # seconds after which a connection that answers no ping is given up
 
 log = logging.getLogger("nightdesk.web")
@@ -59,6 +60,7 @@ class Hub:
         self.database_away = False
         self.redis_away = False
         self.is_ending = False
+        self.held_back_since: float | None = None
         self._whose: dict[int | None, set[Client]] = defaultdict(set)  # by user; None: who sees everything
         self._pages: dict[tuple[Position, int | None], asyncio.Task[Page]] = {}
         self._own_thread = ThreadPoolExecutor(1, "events")  # slow pages of others do not hold events up
@@ -106,24 +108,35 @@ class Hub:
     # facts
 
     async def _follow_table(self) -> None:
-        wait = 0.0
         while True:
+            pause = SWEEP
             try:
                 if not self.started.is_set():
                     await self._begin()
-                held_back = await self._read()
-                wait = min(max(wait * 2, HELD_BACK), SWEEP / 4) if held_back else 0.0
+                pause = self._pause(await self._read())
                 if self.database_away:
                     log.warning("PostgreSQL is back: events go on")
                 self.database_away = False
             except PeeweeException as failure:
                 if not self.database_away:
                     log.warning("PostgreSQL is away, events wait: %s", str(failure).strip().splitlines()[:1])
-                self.database_away, wait = True, 0.0
+                self.database_away = True
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait or SWEEP):
+                async with asyncio.timeout(pause):
                     await self.nudged.wait()
             self.nudged.clear()
+
+    def _pause(self, is_held_back: bool) -> float:
+        """Seconds until the next look: soon for what is held back, less often the longer that lasts."""
+        now = asyncio.get_running_loop().time()
+        if not is_held_back:
+            self.held_back_since = None
+            return SWEEP
+        since = self.held_back_since = self.held_back_since or now
+        if now - since > LONG_HELD_BACK:
+            log.warning("events have waited for a transaction that has been open for %.0f s", now - since)
+            self.held_back_since = now
+        return min(max(now - since, HELD_BACK), SWEEP / 4)
 
     async def _begin(self) -> None:
         page = await self._ask(events.latest, KEPT)
@@ -182,7 +195,7 @@ class Hub:
         from redis.asyncio import Redis
 
         loop = asyncio.get_running_loop()
-        redis = Redis.from_url(settings.redis_url, socket_connect_timeout=3, socket_keepalive=True)
+        redis = Redis.from_url(settings.redis_url, socket_connect_timeout=3)
         async with redis, redis.pubsub() as channel:
             await channel.subscribe(bus.NUDGE, bus.LIVE)
             heard = loop.time()

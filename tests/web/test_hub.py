@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import time
@@ -187,6 +188,36 @@ def test_a_fact_that_an_older_transaction_holds_back_comes_soon_after_its_end():
             return time.monotonic() - ended
 
     assert asyncio.run(listen()) < 0.6
+
+
+def test_a_transaction_that_holds_events_back_for_long_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(hub_module, "LONG_HELD_BACK", 0.3)
+
+    async def listen():
+        async with reading() as hub:
+            await hub.started.wait()
+            older = psycopg2.connect(settings.database_url)
+            older.cursor().execute("select pg_current_xact_id()")
+            fact()
+            await asyncio.sleep(1)
+            older.close()
+
+    asyncio.run(listen())
+    assert 1 <= caplog.text.count("waited for a transaction") <= 3
+
+
+def test_a_process_that_can_no_longer_read_events_ends(monkeypatch, caplog):
+    signals = []
+    monkeypatch.setattr(hub_module.os, "kill", lambda *pair: signals.append(pair))
+    monkeypatch.setattr(events, "after", lambda *_: 1 / 0)
+
+    async def listen():
+        async with reading():
+            await until_true(lambda: signals)
+
+    asyncio.run(listen())
+    assert signals == [(os.getpid(), signal.SIGTERM)]
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_token_of_a_process_that_has_read_further_brings_nothing_twice():
@@ -420,6 +451,7 @@ def test_of_state_a_client_that_was_busy_reads_the_newest_alone():
         async with reading() as hub:
             client = Client(7)
             assert [m async for m in hub.catch_up(client)] == []
+            await until_true(lambda: db.redis().publish(bus.LIVE, b"null"))  # it listens
             for price in range(100):
                 bus.broadcast("quote", {"symbol": "BTC-USD", "price": price})
                 bus.broadcast("quote", {"symbol": "ETH-USD", "price": -price})
@@ -479,10 +511,10 @@ def test_a_redis_that_answers_no_ping_is_given_up_and_found_again(monkeypatch, v
             await until_true(lambda: db.redis().publish(bus.NUDGE, ""))
             valkey.process.send_signal(signal.SIGSTOP)
             try:
-                await until_true(lambda: hub.redis_away, 5)
+                await until_true(lambda: hub.redis_away, 20)
             finally:
                 valkey.process.send_signal(signal.SIGCONT)
-            await until_true(lambda: not hub.redis_away)
+            await until_true(lambda: not hub.redis_away, 20)
 
     asyncio.run(listen())
 
