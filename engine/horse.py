@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisGone
@@ -22,6 +23,7 @@ import queues
 from config import settings
 from engine import dependents, history, outages, steps
 from engine.board import Board
+from engine.line import Line
 from engine.memory import peak_mb, resident_mb
 from engine.outages import patiently
 from engine.outcome import Outcome, Refused, checked_counts, of_exception
@@ -56,6 +58,7 @@ class Horse:
         self.last_query = 0.0
         self.last_look = 0.0
         self.redis: Redis = db.redis()
+        self.line = Line(self.redis)
         self.keeper = history.Keeper(self.redis)
 
     def work(self) -> bool:
@@ -103,7 +106,7 @@ class Horse:
         number = time.monotonic_ns() // 1000
         execution = f"{os.getpid():x}{number:x}"
         reply = patiently(
-            lambda: steps.step(self.redis, "take", self.worker, finished, json.dumps(take), execution, number),
+            lambda: steps.step(self.line, "take", self.worker, finished, json.dumps(take), execution, number),
             outages.REDIS_AWAY,
             GONE,
             lambda: self.stopping and not finished,
@@ -170,7 +173,7 @@ class Horse:
             "version": settings.code_version,
             "dead": outcome.dead,
         }
-        self._say(run, path, outcome, took)
+        self.line.meanwhile = partial(self._say, run, path, outcome, took)
         return json.dumps(_finish(run, outcome, took, run.limits or "", history.line(row)))
 
     def _attempt(self, run: Run) -> tuple[Outcome, str, list[Any], dict[str, Any], str]:

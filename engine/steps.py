@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from redis import Redis
 
+    from engine.line import Line
+
 RUNS = "nightdesk:runs"
 WAKE = "nightdesk:wake"
 SCHEDULE = "nightdesk:schedule"
@@ -46,7 +48,7 @@ def _script(name: str) -> tuple[str, str]:
     return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def step(redis: Redis, name: str, *arguments: Any) -> Any:
+def step(redis: Redis | Line, name: str, *arguments: Any) -> Any:
     """Run one step; the script is sent again after a server forgot it.
 
     Raises redis.ConnectionError too while the server takes no writes (memory or disk full, loading,
