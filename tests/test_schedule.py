@@ -13,7 +13,7 @@ from rq_scheduler import Scheduler as StockScheduler
 
 import db
 from config import WrongSetting
-from domain.cadence import cron, every
+from domain.cadence import Every, cron, every
 from engine import entries, history, outages, steps
 from engine.entries import Entry
 from scheduler import SCHEDULE, Scheduler
@@ -305,15 +305,14 @@ def test_of_missed_due_times_the_latest_runs_and_the_others_are_one_row(schedule
 
 
 def test_where_a_late_run_is_worthless_missed_due_times_are_skipped(scheduler, redis):
-    made = scheduler(entry(3600, misfire="skip"))
-    due = set_due(redis, "fine", 1800) // 3_600_000 * 3_600_000
-    redis.hset("nightdesk:entry:fine", "due", due)
-    if steps.now(redis) - due < 61_000:
-        pytest.skip("the hour has just begun")
+    half_an_hour_ago = steps.now(redis) - 1_800_000
+    hourly = Every(timedelta(hours=1), timedelta(milliseconds=half_an_hour_ago % 3_600_000))
+    made = scheduler(Entry(hourly, work.fine, misfire="skip"))
+    redis.hset("nightdesk:entry:fine", "due", half_an_hour_ago)
     assert fire(made) == {"fine": "skip"}
     assert skips() == [("fine", "misfire", 1, 0.0)]
     assert waiting(redis) == []
-    assert int(redis.hget("nightdesk:entry:fine", "due")) == due + 3_600_000
+    assert int(redis.hget("nightdesk:entry:fine", "due")) == half_an_hour_ago + 3_600_000
 
 
 def test_a_paused_entrys_due_times_are_one_row_with_a_count(scheduler, redis):
