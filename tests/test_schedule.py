@@ -305,7 +305,7 @@ def test_of_missed_due_times_the_latest_runs_and_the_others_are_one_row(schedule
 
 
 def test_where_a_late_run_is_worthless_missed_due_times_are_skipped(scheduler, redis):
-    half_an_hour_ago = steps.now(redis) - 1_800_000
+    half_an_hour_ago = (steps.now(redis) - 1_800_000) // 1000 * 1000
     hourly = Every(timedelta(hours=1), timedelta(milliseconds=half_an_hour_ago % 3_600_000))
     made = scheduler(Entry(hourly, work.fine, misfire="skip"))
     redis.hset("nightdesk:entry:fine", "due", half_an_hour_ago)
