@@ -1,0 +1,32 @@
+"""Assets, and the pairs in which the served app's exchange trades them."""
+
+from __future__ import annotations
+
+from peewee import BooleanField, DecimalField, SmallIntegerField, TextField
+
+import db
+from models.fields import InstantField
+
+
+class Asset(db.BaseModel):
+    """What can be held: a currency, a coin, a token."""
+
+    app_may = "select, insert"
+
+    code = TextField(primary_key=True)
+    scale = SmallIntegerField()  # decimal places of its smallest unit
+    created_at = InstantField()
+
+
+class Pair(db.BaseModel):
+    """A market: so much of the quote asset for one of the base asset."""
+
+    app_may = "select, insert, update (tick_size, step_size, active)"
+
+    symbol = TextField(primary_key=True)
+    base = TextField()
+    quote = TextField()
+    tick_size = DecimalField()  # of a price, in the quote asset
+    step_size = DecimalField()  # of a quantity, in the base asset
+    active = BooleanField()
+    created_at = InstantField()
