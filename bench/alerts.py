@@ -3,11 +3,11 @@
 python -m bench.alerts [--sizes 1000,100000,1000000] [--rounds 15] [--peer 20000]
 
 *check* is `models.triggers.fire_reached` from its first statement to its last commit: finding what was reached,
-deleting watches, counting, triggers, notifications, two deliveries each and events, on ticks that a price sync
-has just written. *floor* is the two index ranges for each moved symbol and nothing else. The peer is the loop
-that most projects have (every active alert as an ORM object, compared in Python, its rows saved one by one), on
-`--peer` alerts; its time is scaled to the largest size. Levels lie evenly within 20 % of the price on both sides
-and a symbol moves by at most 0.44 % a round, so that about every move fires one of 200 alerts of a symbol.
+deleting watches, counting, triggers, notifications and events, on ticks that a price sync has just written. *floor* is
+the two index ranges for each moved symbol and nothing else. The peer is the loop that most projects have (every active
+alert as an ORM object, compared in Python, its rows saved one by one), on `--peer` alerts; its time is scaled to the
+largest size. Levels lie evenly within 20 % of the price on both sides and a symbol moves by at most 0.44 % a round, so
+that about every move fires one of 200 alerts of a symbol.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from bench import scratch
 from domain.prices import Price
 from models import prices, triggers
 from models.alerts import Alert, AlertTrigger, AlertWatch
-from models.notifications import Delivery, Notification
+from models.notifications import Notification
 
 SYMBOLS = 5000
 MOVES = (500, 0, 10, 5000)  # 5,000 last: it uses up the levels nearby
 STEP = 0.0044
 TARGET_MS, TARGET_GROWTH = 60.0, 2.0
-CHANNELS = ("email", "console")
 
 USERS = """insert into app_user (external_id, email)
            select 'user' || n, 'user' || n || '@example.com' from generate_series(1, 10000) n"""
@@ -85,7 +84,7 @@ def measure(market: Market, count: int, rounds: int, step: float = STEP) -> tupl
         db.rows(FLOOR, db.array(p.symbol for p in moved), db.array(p.price for p in moved))
         floors.append(time.perf_counter() - start)
         start = time.perf_counter()
-        fired += sum(batch.fired for batch in triggers.fire_reached(CHANNELS))
+        fired += sum(batch.fired for batch in triggers.fire_reached())
         took.append(time.perf_counter() - start)
     return median(took) * 1000, median(floors) * 1000, fired / rounds
 
@@ -109,11 +108,9 @@ def loop(market: Market) -> tuple[float, int]:
                     alert_id=alert.id, number=1, user_id=alert.user_id, symbol=alert.symbol, price=quote.price,
                     happened_at=quote.happened_at, received_at=quote.received_at, source=quote.source, rule={},
                 ).execute()  # fmt: skip
-                note = Notification.insert(
-                    user_id=alert.user_id, kind="alert", trigger_id=trigger, title="…", data={}
+                Notification.insert(
+                    user_id=alert.user_id, kind="alert", title="…", data={}, key=f"trigger-{trigger}"
                 ).execute()
-                for channel in CHANNELS:
-                    Delivery.insert(notification_id=note, channel=channel, target="…").execute()
     return (time.perf_counter() - start) * 1000, fired
 
 
@@ -135,7 +132,7 @@ def main() -> int:
         market = Market()
         db.rows(USERS), db.rows(INSTRUMENTS, SYMBOLS)
         prices.record(market.move(SYMBOLS), {}, market.now)
-        list(triggers.fire_reached(CHANNELS))
+        list(triggers.fire_reached())
         results, equal, peer_ms, lines, made = {}, {}, 0.0, [], 0
         for size in sorted({*sizes, arguments.peer}):
             db.rows(ALERTS, made, size, SYMBOLS, SYMBOLS)

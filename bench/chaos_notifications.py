@@ -72,7 +72,7 @@ def fire(count: int) -> None:
     prices.record([Price("BTCUSD", Decimal(97000), now, "binance")], {}, now)
     for n in range(count):
         user = alerts.user_with(f"user{n}@example.com")
-        alerts.create_alert(user, "BTCUSD", Rule("above", Decimal(97001)), CHANNELS, now)
+        alerts.create_alert(user, "BTCUSD", Rule("above", Decimal(97001)), now)
     now = datetime.now(UTC)
     prices.record([Price("BTCUSD", Decimal(97002), now, "binance")], {}, now)
     check_alerts(due_at=now)
@@ -143,7 +143,7 @@ def main() -> int:
         seconds = campaign(desk, arguments, dice, smtp)
         controller.stop()
         console = console_lines(desk.folder)
-        in_app = db.rows("select count(*), count(distinct trigger_id) from notification")[0]
+        in_app = db.rows("select count(*), count(distinct key) from notification")[0]
         states = dict(db.rows("select channel || ' ' || state, count(*) from delivery group by 1"))
     mails = Counter({target: len(ids) for target, ids in inbox.ids.items()})
     expected = [f"user{n}@example.com" for n in range(arguments.count)]

@@ -41,7 +41,7 @@ def add(symbol: str, kind: str, level: Decimal, direction: str | None, user: str
         rule = Rule(kind, level, direction or ("either" if kind == "crosses" else None))
         with db.database.connection_context():
             with db.transaction():
-                made = store.create_alert(store.user_with(email), symbol.upper(), rule, config.settings.channels, now)
+                made = store.create_alert(store.user_with(email), symbol.upper(), rule, now)
             (row,) = store.alerts(now, alert_id=made.id)
     except ValueError as wrong:
         raise click.UsageError(

@@ -27,22 +27,39 @@ class Message:
     created_at: datetime
 
 
-def message(key: str, title: str, data: Mapping[str, Any], created_at: datetime, zone: str) -> Message:
-    """The message of an alert that fired, with times in the user's zone. Raises KeyError or ValueError on odd data."""
+def message(key: str, kind: str, title: str, data: Mapping[str, Any], created_at: datetime, zone: str) -> Message:
+    """The message of a notification, with times in the user's zone. Raises KeyError or ValueError on odd data."""
     here = known_zone(zone)
-    happened_at = datetime.fromisoformat(data["happened_at"]).astimezone(here)
+    if kind == "alert" and "details" not in data:
+        details = of_alert(data, here)
+    else:
+        details = [(str(label), said(value, here)) for label, value in data.get("details", ())]
+    lines = [f"{title}.", "", *(f"{label}: {value}" for label, value in details)]
+    return Message(key, title, "\n".join(lines).rstrip() + "\n", created_at)
+
+
+def of_alert(data: Mapping[str, Any], here: tzinfo) -> list[tuple[str, str]]:
+    """The details of an alert that fired."""
+    happened_at = datetime.fromisoformat(data["happened_at"])
     delay = (datetime.fromisoformat(data["received_at"]) - happened_at).total_seconds()
     rule = data["rule"]
     before = f", before it {data['previous']}" if data["previous"] else ""
     way = f", {rule['direction']}" if rule.get("direction") else ""
-    lines = [
-        f"{title}.",
-        "",
-        f"Price: {data['price']} from {data['source']}{before}",
-        f"Time: {happened_at:%d %b %Y %H:%M:%S %Z}, known here {delay:.0f} s later",
-        f"Alert {data['alert_id']}: {data['symbol']} {rule['kind']} {rule['level']}{way}",
+    return [
+        ("Price", f"{data['price']} from {data['source']}{before}"),
+        ("Time", f"{local(happened_at, here)}, known here {delay:.0f} s later"),
+        (f"Alert {data['alert_id']}", f"{data['symbol']} {rule['kind']} {rule['level']}{way}"),
     ]
-    return Message(key, title, "\n".join(lines) + "\n", created_at)
+
+
+def said(value: Any, here: tzinfo) -> str:
+    """A detail as text: `{"at": instant}` in the user's zone, anything else as it is."""
+    return local(datetime.fromisoformat(value["at"]), here) if isinstance(value, dict) else str(value)
+
+
+def local(instant: datetime, here: tzinfo) -> str:
+    """`23 Nov 2026 12:00:05 UTC`."""
+    return f"{instant.astimezone(here):%d %b %Y %H:%M:%S %Z}"
 
 
 def known_zone(name: str) -> tzinfo:

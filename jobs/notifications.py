@@ -23,8 +23,8 @@ SECONDS = 15  # for a run; the next one goes on, and what else is critical gets 
 
 @job(CRITICAL, timeout=110)
 def deliver_notifications(due_at: datetime) -> dict[str, int]:
-    """Send what is due on every channel; the outcome of a message is written before the next one is sent."""
-    counts = Counter({"dead": bury()})
+    """Route what is new, then send what is due on every channel; each outcome is written before the next message."""
+    counts = Counter({"dead": bury(), "routed": sum(batches(notifications.route(config.settings.channels)))})
     for name in notifications.awake_channels(config.settings.channels):
         failures = notifications.failures_of(name)
         with channel(name) as opened:
@@ -71,7 +71,7 @@ def attempt(opened: Channel, delivery: dict[str, Any]) -> str:
 
 def written(delivery: dict[str, Any]) -> Message:
     """The message of a delivery. Raises Rejected if its data makes none: that costs this message alone."""
-    names = ("title", "data", "created_at", "zone")
+    names = ("kind", "title", "data", "created_at", "zone")
     try:
         return message(str(delivery["key"]), *[delivery[name] for name in names])
     except (KeyError, TypeError, ValueError) as error:

@@ -4,25 +4,33 @@
 def up(migrator, db):
     db.execute_sql(
         """
-        -- The in-app message: there as soon as the fact is, in the fact's own transaction. Trigger, notification and
-        -- deliveries are written by one statement, thousands at a time; foreign keys between them would only cost.
+        -- The in-app message: there as soon as the fact is, in the fact's own transaction. Whoever has news for a user
+        -- writes this row and no other; routing makes the deliveries. Thousands are written at a time by one statement:
+        -- foreign keys from deliveries, or to what they tell of, would only cost.
         create table notification (
           id bigint generated always as identity primary key, user_id bigint not null references app_user,
-          kind text not null check (kind in ('alert')), trigger_id bigint unique,
-          title text not null, data jsonb not null, created_at timestamptz not null default now(),
+          kind text not null check (kind ~ '^[a-z][a-z0-9_]{0,31}$'),
+          severity text not null default 'info' check (severity in ('info', 'warning', 'critical')),
+          subject text,  -- the symbol, say: what a user may mute
+          title text not null, data jsonb not null default '{}',
+          key text collate "C" unique,  -- told once, whoever tells it again
+          created_at timestamptz not null default now(),
+          expires_at timestamptz not null default now() + interval '1 day',  -- news no more on any channel but the app
+          routed_at timestamptz,  -- when its deliveries were made
           read_at timestamptz
         );
         create index notification_user on notification (user_id, id desc);
+        create index notification_new on notification (id) where routed_at is null;
 
         create table delivery (
           id bigint generated always as identity primary key, notification_id bigint not null,
-          channel text not null check (channel in ('email', 'console')), target text not null,
+          channel text not null check (channel ~ '^[a-z]{1,16}$'), target text not null,
           key uuid not null default gen_random_uuid(),  -- the same over all tries: receivers know a repeat by it
           state text not null default 'pending' check (state in ('pending', 'sending', 'sent', 'failed', 'dead')),
           tries int not null default 0 check (tries >= 0),
           due_at timestamptz not null default now(),  -- sending: when its worker must have died
           error text, created_at timestamptz not null default now(), tried_at timestamptz, ended_at timestamptz,
-          unique (notification_id, channel),
+          unique (notification_id, channel, target),
           check ((state in ('sent', 'dead')) = (ended_at is not null)),
           check (state not in ('failed', 'dead') or error is not null)
         ) with (fillfactor = 85);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -102,7 +101,7 @@ def user_with(email: str, zone: str = "UTC") -> int:
     return int(added)
 
 
-def create_alert(user_id: int, symbol: str, rule: Rule, channels: Collection[str], now: datetime) -> Created:
+def create_alert(user_id: int, symbol: str, rule: Rule, now: datetime) -> Created:
     """Make an alert; a level rule that is already true fires at once, in the same transaction.
 
     The quote stays locked meanwhile: every later tick is later than the one that the alert was made against.
@@ -123,11 +122,11 @@ def create_alert(user_id: int, symbol: str, rule: Rule, channels: Collection[str
             *(user_id, symbol, rule.kind, rule.direction, rule.level),
         )
         price, happened_at = quote[0]
-        fired = _watch(alert_id, symbol, rule, price, happened_at, channels)
+        fired = _watch(alert_id, symbol, rule, price, happened_at)
     return Created(alert_id, fired)
 
 
-def adopt(channels: Collection[str], now: datetime, limit: int = 500) -> int:
+def adopt(now: datetime, limit: int = 500) -> int:
     """Make the alerts that the served app has inserted watch for their prices, as `create_alert` does; how many."""
     with db.transaction():
         new = db.rows(
@@ -140,7 +139,7 @@ def adopt(channels: Collection[str], now: datetime, limit: int = 500) -> int:
         )
         db.rows("update alert set status = 'active' where id = any(%s)", [row[0] for row in new])
         for alert_id, symbol, kind, level, direction, price, happened_at in new:
-            _watch(alert_id, symbol, Rule(kind, level, direction), price, happened_at, channels)
+            _watch(alert_id, symbol, Rule(kind, level, direction), price, happened_at)
     return len(new)
 
 
@@ -150,7 +149,6 @@ def _watch(
     rule: Rule,
     price: Decimal | None,
     happened_at: datetime | None,
-    channels: Collection[str],
 ) -> bool:
     """Wait for the alert's price from now on, or fire it if it holds already (True)."""
     watch = first_watch(rule, price)
@@ -158,7 +156,7 @@ def _watch(
         "insert into alert_watch values (%s, %s, %s, %s, %s, coalesce(%s, timestamptz '-infinity'))",
         *(alert_id, symbol, watch.direction, watch.arms, rule.level, happened_at),
     )
-    return true_at_once(rule, price) and bool(triggers.fire_at_once(alert_id, channels))
+    return true_at_once(rule, price) and bool(triggers.fire_at_once(alert_id))
 
 
 def remove_alert(alert_id: int) -> bool:

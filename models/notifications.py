@@ -1,9 +1,28 @@
-"""What users are told: in the app at once, and on other channels by deliveries that are tried until they end."""
+"""What users are told: in the app at once, and on other channels by deliveries that are tried until they end.
+
+Whoever has news for a user inserts one row into `notification`, in the transaction of the fact that it tells:
+
+    tell(user_id, "deposit", "0.5 BTC are credited", subject="BTC", key=f"deposit-{deposit_id}",
+         data={"details": [["Amount", "0.5 BTC"], ["Credited", {"at": "2026-11-26T12:00:00+00:00"}]]})
+
+    insert into notification (user_id, kind, severity, subject, title, data, key)
+    select user_id, 'order', 'info', symbol, symbol || ' has expired', jsonb_build_object('order_id', id),
+           'order-expired-' || id
+    from expired on conflict (key) do nothing
+
+`kind` is what a user may want on one channel and not on another: the area's word (alert, order, deposit …; `system` is
+the desk speaking of itself). `severity` warning or critical may break through a user's quiet hours. `subject` is what
+a user may mute: a symbol, mostly. `key` makes sure that the same news is told once. A message on a channel is the
+title and the `details` of `data`, pairs of label and value, in which `{"at": instant}` is shown in the user's zone;
+the rest of `data` is for the app. After `expires_at` (a day, by default) it is not sent any more. The deliveries are
+routing's business: never insert them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
+from json import dumps
 from typing import Any
 
 from peewee import BigIntegerField, CompositeKey, IntegerField, TextField, UUIDField
@@ -20,16 +39,20 @@ class Notification(db.BaseModel):
 
     id = BigIntegerField(primary_key=True)
     user_id = BigIntegerField()
-    kind = TextField()  # alert
-    trigger_id = BigIntegerField(null=True, unique=True)
+    kind = TextField()  # alert, order, deposit, system …: the area's word
+    severity = TextField()  # info, warning, critical
+    subject = TextField(null=True)  # the symbol, say
     title = TextField()
     data = BinaryJSONField(index=False)
+    key = TextField(null=True, unique=True)
     created_at = InstantField()
+    expires_at = InstantField()
+    routed_at = InstantField(null=True)
     read_at = InstantField(null=True)
 
 
 class Delivery(db.BaseModel):
-    """A notification on its way to a user over one channel: one row for each pair."""
+    """A notification on its way to a user over one channel to one address: one row for each."""
 
     app_may = "select"
 
@@ -71,8 +94,53 @@ class Channel(db.BaseModel):
     reason = TextField(null=True)
 
 
+BATCH = 1000  # notifications that are routed by one statement
 LEASE = timedelta(minutes=2)  # longer than any job that sends may take
 OF_USE = timedelta(days=1)  # what could not be sent for so long is news no more
+
+
+def tell(
+    user_id: int,
+    kind: str,
+    title: str,
+    *,
+    severity: str = "info",
+    subject: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    key: str | None = None,
+) -> int | None:
+    """Tell a user something, in the open transaction; returns the notification, None if its key was told before."""
+    told = db.rows(
+        """insert into notification (user_id, kind, severity, subject, title, data, key)
+           values (%s, %s, %s, %s, %s, %s, %s) on conflict (key) do nothing returning id""",
+        *(user_id, kind, severity, subject, title, dumps(data or {}, default=str), key),
+    )
+    return int(told[0][0]) if told else None
+
+
+def route(channels: Collection[str]) -> Iterator[int]:
+    """Make the deliveries of what was told since the last time, oldest first; how many at a time."""
+    full = True
+    while full:
+        ((routed,),) = db.rows(_ROUTE, BATCH, list(channels))
+        full = routed == BATCH
+        if routed:
+            yield routed
+
+
+_ROUTE = """
+with new as materialized (
+  select id, user_id from notification where routed_at is null order by id limit %s for update skip locked
+), routed as (
+  update notification n set routed_at = now() from new where n.id = new.id returning n.id, n.user_id
+), made as (
+  insert into delivery (notification_id, channel, target)
+  select r.id, c.channel, case c.channel when 'email' then u.email else u.external_id end
+  from routed r join app_user u on u.id = r.user_id cross join unnest(%s::text[]) as c(channel)
+  where c.channel <> 'email' or u.email is not null
+)
+select count(*) from routed
+"""
 
 
 def claim(channel: str) -> dict[str, Any] | None:
@@ -89,7 +157,8 @@ def claim(channel: str) -> dict[str, Any] | None:
              select id from delivery
              where channel = %s and state in ('pending', 'sending', 'failed') and due_at <= now()
              order by due_at, id limit 1 for update skip locked)
-           returning d.id, d.channel, d.key, d.target, d.tries, d.tried_at, n.title, n.data, n.created_at, u.zone""",
+           returning d.id, d.channel, d.key, d.target, d.tries, d.tried_at,
+             n.kind, n.title, n.data, n.created_at, u.zone""",
         LEASE,
         channel,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import db
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     fired: int
 
 
-def fire_reached(channels: Collection[str]) -> Iterator[Batch]:
+def fire_reached() -> Iterator[Batch]:
     """Fire what the ticks since the last check have reached, in one transaction per batch, until nothing is left.
 
     The reader's position is locked, so of two checks at once one ends without doing anything, and it moves in
@@ -37,15 +37,15 @@ def fire_reached(channels: Collection[str]) -> Iterator[Batch]:
             )
             if not held:
                 return  # another check is at it
-            batch, more = _fire_page(Position(*held[0]), channels)
+            batch, more = _fire_page(Position(*held[0]))
         if batch.ticks:
             yield batch
 
 
-def _fire_page(start: Position, channels: Collection[str]) -> tuple[Batch, bool]:
+def _fire_page(start: Position) -> tuple[Batch, bool]:
     """One batch behind `start`, and whether there may be more; moves the position if these ticks are done with."""
     ((ticks, last_xid, last_id, armed, fired, full),) = db.rows(
-        _CHECK, str(start.xid), start.id, TICKS, WATCHES, LEAST_PER_SYMBOL, list(channels)
+        _CHECK, str(start.xid), start.id, TICKS, WATCHES, LEAST_PER_SYMBOL
     )
     done = not armed and not full  # what was armed may be reached later in the same ticks
     if ticks and done:
@@ -55,9 +55,9 @@ def _fire_page(start: Position, channels: Collection[str]) -> tuple[Batch, bool]
     return Batch(ticks, armed, fired), not done or ticks == TICKS
 
 
-def fire_at_once(alert_id: int, channels: Collection[str]) -> int:
+def fire_at_once(alert_id: int) -> int:
     """Fire an alert that is true already when it is made, on the present quote; returns how many fired (one)."""
-    ((fired,),) = db.rows(_FIRE_ONE, alert_id, list(channels))
+    ((fired,),) = db.rows(_FIRE_ONE, alert_id)
     return int(fired)
 
 
@@ -87,14 +87,8 @@ gone as (
            'trigger_id', t.id, 'price', trim_scale(t.price)::text, 'previous', trim_scale(t.previous)::text) as data
   from triggered t join counted c using (alert_id)
 ), noted as (
-  insert into notification (user_id, kind, trigger_id, title, data)
-  select user_id, 'alert', id, title, data from told
-  returning id, user_id
-), sent as (
-  insert into delivery (notification_id, channel, target)
-  select n.id, c.channel, case c.channel when 'email' then u.email else u.external_id end
-  from noted n join app_user u on u.id = n.user_id cross join unnest(%s::text[]) as c(channel)
-  where c.channel <> 'email' or u.email is not null
+  insert into notification (user_id, kind, subject, title, data, key)
+  select user_id, 'alert', data->>'symbol', title, data, 'trigger-' || id from told
 ), published as (
   insert into event (topic, user_id, payload)
   select 'alert.triggered', user_id, data || jsonb_build_object('title', title) from told

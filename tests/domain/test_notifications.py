@@ -16,7 +16,7 @@ DATA = {
 
 
 def test_a_message_tells_price_rule_and_times_in_the_users_zone():
-    made = message("key", "BTCUSD crossed 97000 upwards, at 97012.5", DATA, NOW, "Asia/Bangkok")
+    made = message("key", "alert", "BTCUSD crossed 97000 upwards, at 97012.5", DATA, NOW, "Asia/Bangkok")
     assert made.subject == "BTCUSD crossed 97000 upwards, at 97012.5"
     assert made.text.splitlines() == [
         "BTCUSD crossed 97000 upwards, at 97012.5.",
@@ -27,6 +27,13 @@ def test_a_message_tells_price_rule_and_times_in_the_users_zone():
     ]
 
 
+def test_the_details_that_any_area_gives_are_lines_of_the_message():
+    data = {"details": [["Amount", "0.5 BTC"], ["Credited", {"at": "2026-11-23T12:00:05+00:00"}]], "deposit_id": 3}
+    made = message("key", "deposit", "0.5 BTC are credited", data, NOW, "Europe/London")
+    assert made.text.splitlines()[2:] == ["Amount: 0.5 BTC", "Credited: 23 Nov 2026 12:00:05 GMT"]
+    assert message("key", "system", "Hello", {}, NOW, "UTC").text == "Hello.\n"
+
+
 def test_a_zone_that_does_not_exist_is_read_as_utc():
     assert known_zone("Europe/Atlantis") is UTC
     assert known_zone("../../etc/passwd") is UTC
@@ -35,7 +42,7 @@ def test_a_zone_that_does_not_exist_is_read_as_utc():
 
 def test_data_that_makes_no_message_is_an_error_and_not_half_a_message():
     with pytest.raises(KeyError):
-        message("key", "title", {**DATA, "rule": {}}, NOW, "UTC")
+        message("key", "alert", "title", {**DATA, "rule": {}}, NOW, "UTC")
 
 
 def test_waits_grow_from_a_quarter_minute_to_an_hour_and_end():

@@ -24,7 +24,7 @@ def tick(value: int, symbol: str = "BTCUSD") -> None:
 
 
 def add(level: int, symbol: str = "BTCUSD") -> int:
-    return create_alert(user_with("ann@example.com"), symbol, Rule("above", Decimal(level)), ["email"], now()).id
+    return create_alert(user_with("ann@example.com"), symbol, Rule("above", Decimal(level)), now()).id
 
 
 def test_an_alert_that_was_reached_fires_and_the_web_is_nudged(database, redis):
@@ -38,7 +38,6 @@ def test_an_alert_that_was_reached_fires_and_the_web_is_nudged(database, redis):
     assert (listener.get_message(timeout=1) or {})["type"] == "message"
     listener.close()
     assert db.rows("select title from notification") == [("BTCUSD is at 98000, above 97500",)]
-    assert db.rows("select channel, state from delivery order by 1") == [("console", "pending"), ("email", "pending")]
 
 
 def test_alerts_that_were_not_reached_are_left_alone(database, redis):
@@ -81,17 +80,3 @@ def test_a_run_that_gives_way_between_batches_is_taken_up_by_the_next_one(databa
     assert db.rows("select count(*) from alert_trigger") == [(1,)]
     monkeypatch.setattr(queues, "should_yield", lambda: False)
     assert check_alerts(due_at=now())["fired"] == 2
-
-
-def test_an_alert_whose_user_has_no_address_costs_the_others_nothing(database, redis):
-    ((user,),) = db.rows("insert into app_user (external_id) values ('app-7') returning id")
-    tick(97000)
-    create_alert(user, "BTCUSD", Rule("above", Decimal(97500)), ["email"], now())
-    add(97500)
-    tick(98000)
-    assert check_alerts(due_at=now())["fired"] == 2
-    assert db.rows("select channel, target from delivery order by 1, 2") == [
-        ("console", "ann@example.com"),
-        ("console", "app-7"),
-        ("email", "ann@example.com"),
-    ]

@@ -51,17 +51,17 @@ def test_a_price_that_reaches_a_level_is_a_mail_in_the_inbox(demo):
     price = quote("BTCUSD")["price"]
     ann, step = user_with("ann@example.com"), Decimal("0.01")
     for rule in (Rule("above", price + step), Rule("below", price - step)):  # whichever way it goes
-        assert not create_alert(ann, "BTCUSD", rule, ["email"], now()).fired
+        assert not create_alert(ann, "BTCUSD", rule, now()).fired
     for _ in range(100):
         sync_prices(due_at=now())
         if check_alerts(due_at=now())["fired"]:
             break
         time.sleep(0.1)
-    assert deliver_notifications(due_at=now()) == {"sent": 1}
+    assert deliver_notifications(due_at=now()) == {"routed": 1, "sent": 1}
     (mail,) = [message.parsed for message in demo.mail.messages]
     ((key, title, shot),) = db.rows(
         "select d.key, n.title, t.price from delivery d join notification n on n.id = d.notification_id"
-        " join alert_trigger t on t.id = n.trigger_id"
+        " join alert_trigger t on n.key = 'trigger-' || t.id"
     )
     assert mail["To"] == "ann@example.com"
     assert mail["Subject"] == title
@@ -79,7 +79,7 @@ def test_a_service_that_talks_garbage_costs_its_symbol_alone_and_the_last_price_
     assert (quote("BTCUSD")["state"], quote("BTCUSD")["price"]) == ("stale", before)
     assert "binance" in quote("BTCUSD")["error"]
     assert quote("XAUUSD")["state"] == "fresh"
-    made = create_alert(user_with("ann@example.com"), "BTCUSD", Rule("above", Decimal(1)), ["email"], now())
+    made = create_alert(user_with("ann@example.com"), "BTCUSD", Rule("above", Decimal(1)), now())
     assert not made.fired, "a stale price fires nothing"
     demo.faults.clear()
     for _ in range(50):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from datetime import UTC, datetime
-from threading import Thread
+from threading import Barrier, Thread
 
 import pytest
 
@@ -11,6 +11,7 @@ import db
 import queues
 from jobs.notifications import deliver_notifications
 from models import notifications
+from models.alerts import user_with
 from tests.mail import mail_server
 
 NOW = datetime.now(UTC)
@@ -31,21 +32,18 @@ def use(monkeypatch, url: str, channels=("email",)) -> None:
     monkeypatch.setattr(config, "settings", changed)
 
 
-def notify(name: str, channel: str = "email", data: str = DATA, target: str | None = None) -> int:
-    """A notification to a user of this name with a delivery that is due; returns the delivery."""
-    ((delivery,),) = db.rows(
+def notify(name: str, channel: str = "email", data: str = DATA) -> None:
+    """Tell a user of this name something, routed to one channel."""
+    db.rows(
         """with u as (insert into app_user (external_id, email) values (%s, %s) on conflict (external_id)
-                      do update set email = excluded.email returning id),
-                n as (insert into notification (user_id, kind, title, data)
-                      select id, 'alert', 'BTCUSD is at 2, above 1', %s from u returning id)
-           insert into delivery (notification_id, channel, target) select id, %s, %s from n returning id""",
+                      do update set email = excluded.email returning id)
+           insert into notification (user_id, kind, title, data)
+           select id, 'alert', 'BTCUSD is at 2, above 1', %s from u""",
         name,
         f"{name}@example.com",
         data,
-        channel,
-        target or f"{name}@example.com",
     )
-    return delivery
+    assert sum(notifications.route([channel])) == 1
 
 
 def run() -> dict[str, int]:
@@ -67,15 +65,13 @@ def facts() -> list[str]:
 
 
 def test_what_is_due_is_sent_and_its_timeline_is_kept(database, redis, server):
-    delivery = notify("ann")
+    notify("ann")
     assert run() == {"sent": 1}
     assert [mail["To"] for mail in server.mails] == ["ann@example.com"]
     assert states() == [("sent", 1, None)]
     ((key, created_at, tried_at, ended_at),) = db.rows("select key, created_at, tried_at, ended_at from delivery")
     assert created_at <= tried_at <= ended_at
-    assert db.rows("select delivery_id, number, outcome, receipt from delivery_try") == [
-        (delivery, 1, "sent", f"<{key}@localhost>")
-    ]
+    assert db.rows("select number, outcome, receipt from delivery_try") == [(1, "sent", f"<{key}@localhost>")]
 
 
 def test_twice_is_the_same_as_once(database, redis, server):
@@ -228,11 +224,57 @@ def test_a_long_run_gives_way_with_every_outcome_written(database, redis, server
     assert run() == {"sent": 1}
 
 
-def test_a_notification_has_one_delivery_on_each_channel_whoever_writes_it(database, redis):
-    from peewee import IntegrityError
+def tell(name: str, **more) -> int | None:
+    return notifications.tell(user_with(f"{name}@example.com"), "order", "BTCUSD has expired", **more)
 
-    notify("ann")
-    with pytest.raises(IntegrityError):
-        db.rows(
-            "insert into delivery (notification_id, channel, target) select notification_id, channel, 'x' from delivery"
-        )
+
+def test_what_an_area_tells_is_routed_and_sent_in_the_same_run(database, redis, server):
+    tell("ann", data={"details": [["Price", "2"], ["Expired", {"at": "2026-11-23T12:00:05+00:00"}]]})
+    assert run() == {"routed": 1, "sent": 1}
+    assert server.mails[0].get_content().splitlines() == [
+        "BTCUSD has expired.",
+        "",
+        "Price: 2",
+        "Expired: 23 Nov 2026 12:00:05 UTC",
+    ]
+    assert run() == {}
+
+
+def test_the_same_key_is_told_once(database):
+    assert tell("ann", key="order-7-expired")
+    assert tell("ann", key="order-7-expired") is None
+    assert db.rows("select count(*) from notification") == [(1,)]
+
+
+def test_what_is_rolled_back_with_its_fact_is_told_to_nobody(database):
+    with db.database.atomic() as fact:
+        tell("ann")
+        fact.rollback()
+    assert sum(notifications.route(["console"])) == 0
+
+
+def test_a_user_without_an_address_gets_no_mail_but_the_rest(database):
+    ((user,),) = db.rows("insert into app_user (external_id) values ('app-7') returning id")
+    notifications.tell(user, "order", "BTCUSD has expired")
+    assert sum(notifications.route(["email", "console"])) == 1
+    assert db.rows("select channel, target from delivery") == [("console", "app-7")]
+
+
+def test_routing_at_once_makes_each_delivery_once(database, monkeypatch):
+    monkeypatch.setattr(notifications, "BATCH", 7)
+    for n in range(100):
+        tell(f"user{n % 10}")
+    routed, together = [], Barrier(3)
+
+    def work() -> None:
+        with db.database.connection_context():
+            together.wait()
+            routed.append(sum(notifications.route(["email", "console"])))
+
+    threads = [Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(routed) == 100
+    assert db.rows("select count(*), count(distinct (notification_id, channel)) from delivery") == [(200, 200)]
