@@ -59,6 +59,7 @@ class BaseModel(Model):
     """A table that migrations own; the model only maps it."""
 
     app_may: ClassVar[str] = ""  # what the served app may do, as SQL privileges: the contract is made from it
+    app_calls: ClassVar[dict[str, str]] = {}  # functions that it may call, and what for
 
     class Meta:
         database = database

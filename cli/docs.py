@@ -108,6 +108,8 @@ def _table(model: type[db.BaseModel]) -> list[str]:
     for field in meta.sorted_fields:
         kind = types.get(field.field_type, field.field_type.lower())
         lines.append(f"| `{field.column_name}` | {kind} | {'yes' if field.null else ''} |")
+    for function, meaning in model.app_calls.items():
+        lines += ["", f"`{function}`: {meaning}."]
     return [*lines, ""]
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": "cli.schedule:simulate",
     "prices": "cli.prices:prices",
     "alerts": "cli.alerts:alerts",
+    "ledger": "cli.ledger:ledger",
     "dead": "cli.dead:dead",
     "budget": "cli.budget:budget",
     "operators": "cli.operators:operators",

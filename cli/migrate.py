@@ -38,9 +38,12 @@ def grant() -> None:
         db.rows("create role nightdesk_app nologin")
     with db.transaction():
         db.rows("revoke all on all tables in schema public from nightdesk_app")
+        db.rows("revoke all on all functions in schema public from nightdesk_app")
         for model in models():
             if model.app_may:
                 db.rows(f"grant {model.app_may} on {model._meta.table_name} to nightdesk_app")
+            for function in model.app_calls:
+                db.rows(f"grant execute on function {function} to nightdesk_app")
 
 
 def reconcile() -> list[str]:

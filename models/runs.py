@@ -202,9 +202,10 @@ def override(name: str, who: str, action: str, change: dict[str, Any], version: 
     return row
 
 
-def audit(who: str, action: str, target: str, old: Any = None, new: Any = None) -> None:
-    """Who changed what, in the transaction of the change."""
-    db.rows(
-        "insert into audit (who, action, target, old, new) values (%s, %s, %s, %s, %s)",
+def audit(who: str, action: str, target: str, old: Any = None, new: Any = None) -> int:
+    """Who changed what, in the transaction of the change; returns the row's id."""
+    ((audit_id,),) = db.rows(
+        "insert into audit (who, action, target, old, new) values (%s, %s, %s, %s, %s) returning id",
         who, action, target, dumps(old, default=str), dumps(new, default=str),
     )  # fmt: skip
+    return int(audit_id)
