@@ -23,11 +23,12 @@ from rq_scheduler import Scheduler as RqScheduler
 
 import db
 import models.prices
-from domain.cadence import Every, Plan, cron, every, plan
+import models.sessions
+from domain.cadence import Every, Market, Plan, cron, every, plan
 from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
-from jobs import alerts, notifications, prices, upkeep
+from jobs import alerts, notifications, prices, sessions, upkeep
 
 if TYPE_CHECKING:
     from redis.client import PubSub
@@ -41,12 +42,14 @@ SCHEDULE: tuple[Entry, ...] = (
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
     Entry(cron("27 3 * * *"), upkeep.prune_history),
+    Entry(cron("7 2 * * *"), sessions.sync_sessions, freshness=models.sessions.freshness),
 )
 
 LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case a message was lost
 LONGEST_SLEEP = 1.0  # seconds
 SHORTLY = 0.02  # seconds
 PLANNED_AHEAD = timedelta(seconds=1)  # a plan made for the due time itself holds so long
+AT_HAND = timedelta(seconds=5)  # a due time so near is left alone: another scheduler may be at it
 SET_BACK = timedelta(minutes=1)  # an entry that is due so much later than its period shows that the clock was set back
 
 log = logging.getLogger("nightdesk.scheduler")
@@ -132,6 +135,7 @@ class Scheduler(RqScheduler):
         if self.declare():
             self.states = {state.id: state for state in entries.load(self.connection)}
         self._go_back()
+        self._follow_sessions()
 
     def measure(self) -> None:
         """How far Redis's clock is from ours; the quickest of three answers is the truest."""
@@ -177,12 +181,23 @@ class Scheduler(RqScheduler):
         """Redis's clock was set back: regular entries begin again now, not when it is where it was."""
         now = self.now()
         ahead = [
-            {"id": s.id, "due": s.due, "version": s.version, "to": steps.milliseconds(s.cadence.after(now))}
+            _move(s, now) | {"again": True}
             for s in self.states.values()
             if isinstance(s.cadence, Every) and s.due_at > now + s.cadence.period + SET_BACK
         ]
         if ahead and steps.step(self.connection, "rewind", json.dumps(ahead)):
             log.error("Redis's clock was set back: %d entries go on from now, and repeat due times", len(ahead))
+            self.looked = 0.0
+
+    def _follow_sessions(self) -> None:
+        """A market's sessions have changed, or are known by now: its entries wait for the due times that there are."""
+        soon = self.now() + AT_HAND
+        moved = [
+            _move(s, soon) for s in self.states.values() if isinstance(s.cadence, Market) and s.due_at > soon
+        ]  # fmt: skip
+        moved = [move for move in moved if move["due"] != move["to"]]
+        if moved and steps.step(self.connection, "rewind", json.dumps(moved)):
+            log.info("scheduler=%s: sessions changed for %s", self.name, " ".join(str(move["id"]) for move in moved))
             self.looked = 0.0
 
     def _turn(self) -> None:
@@ -260,6 +275,12 @@ class Scheduler(RqScheduler):
         if ready:
             while news.get_message(timeout=0) is not None:
                 self.looked = 0.0  # somebody changed the schedule: read it again
+
+
+def _move(state: State, now: datetime) -> dict[str, Any]:
+    """From its due time to the first one after `now`, as rewind.lua takes it."""
+    when: Any = state.cadence
+    return {"id": state.id, "due": state.due, "version": state.version, "to": steps.milliseconds(when.after(now))}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ COMMANDS = {
     "cadence": "cli.schedule:cadence_",
     "simulate": "cli.schedule:simulate",
     "prices": "cli.prices:prices",
+    "sessions": "cli.sessions:sessions",
     "alerts": "cli.alerts:alerts",
     "ledger": "cli.ledger:ledger",
     "dead": "cli.dead:dead",

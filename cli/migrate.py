@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 from playhouse.migrations import Runner
 
 import db
 from config import ROOT
+from models import sessions
 
 LOCK = 6_207_150_001  # one release at a time
 
@@ -24,6 +27,8 @@ def migrate() -> None:
         grant()
         touched = reconcile()
         click.echo(f"schedule: {', '.join(touched)}" if touched else "the schedule is up to date")
+        if sessions.missing(datetime.now(UTC).date()):
+            click.echo(f"sessions: {look_up_sessions('release')} is queued")
 
 
 def grant() -> None:
@@ -48,12 +53,20 @@ def grant() -> None:
 
 def reconcile() -> list[str]:
     """Make the entries in Redis those of SCHEDULE; schedulers alone only ever add what is missing."""
-    from datetime import UTC, datetime
-
     from engine import entries, steps
     from scheduler import SCHEDULE
 
+    sessions.remember()
     overrides = {row["name"]: row for row in db.maps("select * from entry")}
     now = datetime.now(UTC)
     wanted = [entries.declaration(entry, overrides.get(entry.id, {}), now) for entry in SCHEDULE]
     return steps.declare(db.redis(), wanted, reconcile=True)
+
+
+def look_up_sessions(who: str) -> str:
+    """The look at the calendars does not wait for the night; returns the run's id."""
+    from engine import entries
+    from scheduler import SCHEDULE
+
+    (entry,) = (entry for entry in SCHEDULE if entry.id == "sync_sessions")
+    return entries.run_now(db.redis(), entry, who)

@@ -17,6 +17,7 @@ from config import settings
 from domain.cadence import Cadence, cadence
 from domain.spans import span
 from engine import entries
+from models import sessions
 
 who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
 
@@ -28,6 +29,7 @@ who_option = click.option("--who", default=getpass.getuser, help="Who is written
 def schedule(count: int, zone: ZoneInfo | None, as_json: bool) -> None:
     """Show every entry: cadence, which override holds, next runs (‡ marks a day on which the clock changes)."""
     zone = zone or settings.timezone
+    _remember_sessions()
     rows = [_row(state, count, zone) for state in entries.load(db.redis())]
     show(f"Schedule, times in {zone.key}", COLUMNS, rows, as_json=as_json)
 
@@ -71,6 +73,11 @@ def clock_changes(instant: datetime, zone: ZoneInfo) -> bool:
     return day.replace(tzinfo=zone).utcoffset() != (day + timedelta(days=1)).replace(tzinfo=zone).utcoffset()
 
 
+def _remember_sessions() -> None:
+    with db.database.connection_context():
+        sessions.remember()
+
+
 def _find(name: str) -> entries.Entry:
     from scheduler import SCHEDULE
 
@@ -104,7 +111,11 @@ def resume(entry: str, who: str) -> None:
 @click.option("--reset", is_flag=True, help="Go back to what environment and code say.")
 @who_option
 def cadence_(entry: str, text: str | None, reset: bool, who: str) -> None:
-    """Change an entry's cadence at run time: `nightdesk cadence sync_prices "every 10s"`, or `--reset`."""
+    """Change an entry's cadence at run time: `nightdesk cadence sync_prices "every 10s"`, or `--reset`.
+
+    A cadence is `every 30s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s`, `after_close XNYS 90m` or
+    `before_open XNYS 30m`; markets are those of `nightdesk sessions`.
+    """
     if bool(text) == reset:
         raise click.UsageError("give a cadence such as `every 10s` or `cron 0 1 * * * Europe/London`, or --reset")
     try:
@@ -178,6 +189,7 @@ def simulate(days: int, start: str | None, as_json: bool) -> None:
     """Play the whole schedule on a virtual clock: runs per entry, the busiest second, the days the clock changes."""
     from scheduler import SCHEDULE
 
+    _remember_sessions()
     first = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else datetime.now(UTC)
     first = first.replace(hour=0, minute=0, second=0, microsecond=0)
     rows, load = [], Counter[int]()

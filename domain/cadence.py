@@ -15,9 +15,12 @@ from typing import Protocol
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
+from domain.sessions import calendar
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")
 MILLISECOND = timedelta(milliseconds=1)
+LONGEST_WHILE_OPEN = timedelta(hours=1)  # a longer period could pass a short session by
 
 
 class Cadence(Protocol):
@@ -85,12 +88,7 @@ class Cron:
 
     def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
         """See Cadence."""
-        for before in count():
-            following = self.after(due)
-            if following > now:
-                return due, before
-            due = following
-        raise AssertionError
+        return _counted(self, due, now)
 
     def _local_times(self, start: datetime) -> Iterator[datetime]:
         from croniter import croniter
@@ -125,6 +123,85 @@ def _jump(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
     return high.replace(microsecond=0)
 
 
+def _counted(when: Cadence, due: datetime, now: datetime) -> tuple[datetime, int]:
+    """`latest`, one due time after the other."""
+    for before in count():
+        following = when.after(due)
+        if following > now:
+            return due, before
+        due = following
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class WhileOpen:
+    """The grid of Every, but only while a market trades: from its open until before its close, not in its break."""
+
+    market: str
+    period: timedelta
+    stagger: timedelta = timedelta()
+
+    def __post_init__(self) -> None:
+        calendar(self.market)
+        if self.period > LONGEST_WHILE_OPEN:
+            raise ValueError(f"{_duration(self.period)} is too long between runs while a market is open: 1h at most")
+
+    def after(self, instant: datetime) -> datetime:
+        """See Cadence."""
+        grid = Every(self.period, self.stagger)
+        for opens, closes in calendar(self.market).spans(instant):
+            due = grid.after(max(instant, opens - timedelta.resolution))
+            if due < closes:
+                return due
+        raise AssertionError
+
+    def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
+        """See Cadence; arithmetic within each session."""
+        grid, latest, before = Every(self.period, self.stagger), due, 0
+        for opens, closes in calendar(self.market).spans(due):
+            if opens > now:
+                break
+            first = grid.after(max(due, opens - timedelta.resolution))
+            end = min(now, closes - timedelta.resolution)
+            if first <= end:
+                more = (end - first) // self.period
+                latest, before = first + more * self.period, before + more + 1
+        return latest, before
+
+    def __str__(self) -> str:
+        stagger = f" +{_duration(self.stagger)}" if self.stagger else ""
+        return f"while_open {self.market} {_duration(self.period)}{stagger}"
+
+
+@dataclass(frozen=True)
+class AtBell:
+    """Once a session: so long after its close, or before its open."""
+
+    bell: str  # after_close, before_open
+    market: str
+    by: timedelta
+
+    def __post_init__(self) -> None:
+        calendar(self.market)
+
+    def after(self, instant: datetime) -> datetime:
+        """See Cadence."""
+        if self.bell == "after_close":
+            return next(calendar(self.market).sessions(instant - self.by)).closes_at + self.by
+        sessions = calendar(self.market).sessions(instant + self.by)
+        return next(s.opens_at for s in sessions if s.opens_at > instant + self.by) - self.by
+
+    def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
+        """See Cadence."""
+        return _counted(self, due, now)
+
+    def __str__(self) -> str:
+        return f"{self.bell} {self.market} {_duration(self.by)}"
+
+
+Market = WhileOpen | AtBell  # cadences whose due times change when a market's sessions do
+
+
 def every(seconds: float, *, stagger: float = 0.0) -> Every:
     """Each `seconds` on the wall clock's grid, moved by `stagger` seconds."""
     if seconds < 0.1:
@@ -135,6 +212,22 @@ def every(seconds: float, *, stagger: float = 0.0) -> Every:
 def cron(line: str, tz: str = "UTC") -> Cron:
     """`minute hour day month weekday` in a zone."""
     return Cron(line, ZoneInfo(tz))
+
+
+def while_open(market: str, seconds: float, *, stagger: float = 0.0) -> WhileOpen:
+    """Each `seconds` while a market trades: `while_open("XNYS", 15)`."""
+    grid = every(seconds, stagger=stagger)
+    return WhileOpen(market, grid.period, grid.stagger)
+
+
+def after_close(market: str, *, minutes: float = 0) -> AtBell:
+    """Once a session, so many minutes after its close; on a half-day that is earlier."""
+    return AtBell("after_close", market, timedelta(minutes=minutes))
+
+
+def before_open(market: str, *, minutes: float = 0) -> AtBell:
+    """Once a session, so many minutes before its open."""
+    return AtBell("before_open", market, timedelta(minutes=minutes))
 
 
 def stable_stagger(entry: str, period: timedelta) -> timedelta:
@@ -149,7 +242,10 @@ def stable_stagger(entry: str, period: timedelta) -> timedelta:
 
 
 def cadence(text: str) -> Cadence:
-    """Read `every 5s`, `every 1m +2.5s` or `cron 0 1 * * * Europe/London`. Raises ValueError."""
+    """Read `every 1m +2.5s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s`, `after_close XNYS 90m`.
+
+    Raises ValueError.
+    """
     if found := re.fullmatch(r"every (\S+)(?: \+(\S+))?", text.strip()):
         return every(_seconds(found[1]), stagger=_seconds(found[2]) if found[2] else 0.0)
     if found := re.fullmatch(r"cron (\S+ \S+ \S+ \S+ \S+)(?: (\S+))?", text.strip()):
@@ -157,7 +253,14 @@ def cadence(text: str) -> Cadence:
             return cron(found[1], found[2] or "UTC")
         except (KeyError, OSError):
             raise ValueError(f"{found[2]!r} is no zone such as Europe/London") from None
-    raise ValueError(f"{text!r} is no cadence: write `every 30s` or `cron 0 1 * * * Europe/London`")
+    if found := re.fullmatch(r"while_open (\S+) (\S+)(?: \+(\S+))?", text.strip()):
+        return while_open(found[1], _seconds(found[2]), stagger=_seconds(found[3]) if found[3] else 0.0)
+    if found := re.fullmatch(r"(after_close|before_open) (\S+) (\S+)", text.strip()):
+        return AtBell(found[1], found[2], timedelta(seconds=_seconds(found[3])))
+    raise ValueError(
+        f"{text!r} is no cadence: write `every 30s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s` or "
+        "`after_close XNYS 90m`"
+    )
 
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}

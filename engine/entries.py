@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import db
 import queues
 from config import WrongSetting, settings
-from domain.cadence import Cadence, Every, cadence, every, stable_stagger
+from domain.cadence import Cadence, Every, WhileOpen, cadence, every, stable_stagger, while_open
 from engine import steps
-from models import runs
+from models import runs, sessions
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -62,12 +62,21 @@ class Entry:
         """The cadence that environment or code gives, and which of them."""
         for variable in filter(None, (self.variable, self.alias)):
             if variable in settings.intervals:
-                return self._staggered(every(settings.intervals[variable])), variable
+                return self._staggered(self._every(variable, settings.intervals[variable])), variable
         return self._staggered(self.cadence), "code"
 
+    def _every(self, variable: str, seconds: float) -> Cadence:
+        """The period that a variable sets; what runs while a market is open goes on to."""
+        try:
+            if isinstance(self.cadence, WhileOpen):
+                return while_open(self.cadence.market, seconds)
+            return every(seconds)
+        except ValueError as wrong:
+            raise WrongSetting(f"{variable}: {wrong}") from None
+
     def _staggered(self, when: Cadence) -> Cadence:
-        if isinstance(when, Every) and self.stagger and not when.stagger:
-            return Every(when.period, stable_stagger(self.id, when.period))
+        if isinstance(when, Every | WhileOpen) and self.stagger and not when.stagger:
+            return replace(when, stagger=stable_stagger(self.id, when.period))
         return when
 
     def fields(self, override: dict[str, Any]) -> dict[str, str]:
@@ -182,6 +191,7 @@ def override(redis: Redis, entry: Entry, who: str, action: str, **change: Any) -
     Should this process die in between, a scheduler brings it to Redis within a minute.
     """
     asked_at = steps.now(redis)
+    sessions.remember()
     with db.transaction():
         row = runs.override(entry.id, who, action, change, asked_at)
     row["last_due_at"] = None  # a new cadence counts from now on

@@ -1,15 +1,19 @@
-"""What PostgreSQL remembers of the schedule's entries: operators' overrides, and latest due times."""
+"""What PostgreSQL remembers for the schedule: operators' overrides, latest due times, the markets' sessions."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
 
 import db
 from engine import outages
+from models import sessions
 
 READ_EVERY, PATIENCE = 60.0, 6.0  # seconds between two readings, and for one that somebody waits for
+
+log = logging.getLogger("nightdesk.scheduler")
 
 
 class Unknown(Exception):
@@ -23,6 +27,7 @@ class Overrides:
         self.rows: dict[str, dict[str, Any]] | None = None
         self.read_at: float | None = None
         self.failed = False
+        self.warned: list[str] = []
         self.reader: threading.Thread | None = None
 
     def read(self, *, at_once: bool = False) -> dict[str, dict[str, Any]] | None:
@@ -53,9 +58,17 @@ class Overrides:
 
         try:
             with db.database.connection_context():
+                self._warn(sessions.remember())
                 self.rows = {row["name"]: row for row in db.maps("select * from entry")}
             self.failed = False
             outages.ended(outages.POSTGRESQL_AWAY)
         except (DatabaseError, InterfaceError) as failure:
             self.failed = True
             outages.began(outages.POSTGRESQL_AWAY, failure)
+
+    def _warn(self, missing: list[str]) -> None:
+        """Say what is missing of the sessions, once: entries go on by the regular week."""
+        for text in missing:
+            if text not in self.warned:
+                log.warning(text)
+        self.warned = missing

@@ -29,7 +29,7 @@ INPUT_OUTPUT = {
     "os", "socket", "subprocess", "requests", "redis", "rq", "peewee", "psycopg2", "logging", "urllib", "http", "time",
     "threading", "pathlib", "random",
 }  # fmt: skip
-HEAVY = {"requests", "urllib3", "feedparser", "numpy", "smtplib", "flask", "rq_dashboard"}
+HEAVY = {"exchange_calendars", "requests", "urllib3", "feedparser", "numpy", "smtplib", "flask", "rq_dashboard"}
 
 
 def place(path: Path) -> str:

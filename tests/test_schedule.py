@@ -6,14 +6,16 @@ import json
 import signal
 import threading
 import time
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rq_scheduler import Scheduler as StockScheduler
 
+import config
 import db
 from config import WrongSetting
-from domain.cadence import Every, cron, every
+from domain.cadence import Every, after_close, cron, every, while_open
+from domain.sessions import Calendar, Session, calendar, set_calendars
 from engine import entries, history, outages, steps
 from engine.entries import Entry
 from scheduler import SCHEDULE, Scheduler
@@ -223,12 +225,77 @@ def test_a_cadence_that_has_no_due_time_any_more_costs_its_own_entry(scheduler, 
 
 def test_an_entry_of_a_newer_version_with_a_cadence_that_we_do_not_know_is_left_to_it(scheduler, redis):
     made = scheduler(entry())
-    redis.hset("nightdesk:entry:fine", "cadence", "while_open XNYS 15s")
+    redis.hset("nightdesk:entry:fine", "cadence", "while_raining 15s")
     set_due(redis, "fine", 1)
     made.look()
     made._turn()
     assert waiting(redis) == []
     assert int(redis.hget("nightdesk:entry:fine", "version")) == 0
+
+
+# --- markets
+
+
+@pytest.fixture
+def market(redis):
+    """`market(open_in=…, closes_in=…)`, hours from now: New York's only session within days, or none at all."""
+
+    def make(open_in: float | None, closes_in: float = 0.0):
+        now = steps.instant(steps.now(redis)).replace(microsecond=0)
+        span = [now + timedelta(hours=hours) for hours in (open_in or 0, closes_in)]
+        sessions = [] if open_in is None else [Session("XNYS", now.date(), *span)]
+        set_calendars([Calendar("XNYS", sessions, now.date() - timedelta(days=5), now.date() + timedelta(days=5))])
+        return span
+
+    yield make
+    set_calendars()
+
+
+def test_an_entry_of_a_market_runs_while_it_is_open_and_then_waits_for_the_next_session(scheduler, redis, market):
+    market(-1, 0.001)
+    made = scheduler(Entry(while_open("XNYS", 60), work.fine, stagger=False))
+    set_due(redis, "fine", 60)
+    assert fire(made) == {"fine": "run"}
+    assert made.states["fine"].due_at - made.now() > timedelta(days=4)
+
+
+def test_entries_follow_sessions_that_are_closed_added_or_moved_after_their_due_time_was_found(
+    scheduler, redis, market
+):
+    opens, _ = market(1, 3)
+    made = scheduler(
+        Entry(after_close("XNYS", minutes=5), work.fine), Entry(while_open("XNYS", 60), work.fine, "w", stagger=False)
+    )
+    opened = made.states["fine-w"].due_at
+    assert timedelta() <= opened - opens < timedelta(minutes=1)
+    market(None)  # closed, as was published today
+    made.look()
+    made.look()
+    assert made.states["fine"].due_at - made.now() > timedelta(days=4)
+    _, closes = market(0.5, 2)
+    made.look()
+    made.look()
+    assert made.states["fine"].due_at == closes + timedelta(minutes=5)
+    assert made.states["fine-w"].due_at < opened
+    set_due(redis, "fine-w", 1)
+    assert fire(made) == {"fine-w": "run"}
+    assert waiting(redis)[0].endswith("-again") is False
+
+
+def test_a_variable_that_sets_the_period_of_an_entry_leaves_it_at_its_market(monkeypatch):
+    monkeypatch.setitem(config.settings.intervals, "FINE_INTERVAL", 30.0)
+    assert str(Entry(while_open("XNYS", 60), work.fine).declared()[0]) == "while_open XNYS 30s"
+    monkeypatch.setitem(config.settings.intervals, "FINE_INTERVAL", 7200.0)
+    with pytest.raises(WrongSetting, match="FINE_INTERVAL: 2h is too long"):
+        Entry(while_open("XNYS", 60), work.fine).declared()
+
+
+def test_a_scheduler_knows_the_sessions_of_the_table(scheduler, redis):
+    db.rows("insert into market_session (market, date, source) values ('XNYS', '2026-12-09', 'operator')")
+    made = scheduler(entry())
+    made.overrides.read(at_once=True)
+    assert not calendar("XNYS").is_open(datetime(2026, 12, 9, 15, tzinfo=UTC))
+    set_calendars()
 
 
 # --- overlap
