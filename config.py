@@ -158,6 +158,14 @@ class Settings:
         "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those that the command adds without --user", address
     )
 
+    # orders
+    matching_engine_url: str = setting(
+        "MATCHING_ENGINE_URL", "", "the served app's matching engine; empty: it matches in the database", web
+    )
+    matching_engine_token: str = setting(
+        "MATCHING_ENGINE_TOKEN", "", "sent to the matching engine as a bearer token", secret=True
+    )
+
     # cadences: any JOB_NAME_INTERVAL, see `nightdesk schedule`
     intervals: Mapping[str, float] = field(default_factory=dict)
 

@@ -22,13 +22,14 @@ from redis.exceptions import RedisError
 from rq_scheduler import Scheduler as RqScheduler
 
 import db
+import models.orders
 import models.prices
 import models.sessions
 from domain.cadence import Every, Market, Plan, cron, every, plan
 from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
-from jobs import alerts, notifications, prices, sessions, upkeep
+from jobs import alerts, notifications, orders, prices, sessions, upkeep
 
 if TYPE_CHECKING:
     from redis.client import PubSub
@@ -37,6 +38,7 @@ SCHEDULE: tuple[Entry, ...] = (
     # what users wait for
     Entry(every(2), alerts.check_alerts, alias="ALERT_CHECKER_INTERVAL"),
     Entry(every(2, stagger=0.3), notifications.deliver_notifications),  # right after the check
+    Entry(every(10), orders.expire_orders, freshness=models.orders.freshness),
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
     # housekeeping, when it is quiet

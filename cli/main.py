@@ -23,6 +23,7 @@ COMMANDS = {
     "prices": "cli.prices:prices",
     "sessions": "cli.sessions:sessions",
     "alerts": "cli.alerts:alerts",
+    "orders": "cli.orders:orders",
     "ledger": "cli.ledger:ledger",
     "dead": "cli.dead:dead",
     "budget": "cli.budget:budget",

@@ -25,7 +25,7 @@ from domain.failures import Unavailable
 from models import providers as usage
 
 OPENS_AFTER = 5  # consecutive failures
-FIRST_WAIT, LONGEST_WAIT = 10.0, 900.0  # seconds that it stays open, doubled each time that the probe fails
+FIRST_WAIT = 10.0  # seconds that it stays open, doubled each time that the probe fails, up to the provider's longest
 TENTHS = 10  # a sliding window is counted in tenths, one more than fits: never over, 10 % under at worst
 
 _ENTER = """
@@ -123,7 +123,8 @@ def failed(provider: Provider, error: str, wait: float | None, now: datetime | N
 
 
 def _report(provider: Provider, error: str, wait: float, counters: str, now: datetime | None) -> None:
-    arguments = [now.timestamp() if now else 0, error, wait, counters, OPENS_AFTER, FIRST_WAIT, LONGEST_WAIT]
+    told = [now.timestamp() if now else 0, error, wait, counters]
+    arguments = [*told, OPENS_AFTER, min(FIRST_WAIT, provider.longest_wait), provider.longest_wait]
     db.redis().register_script(_REPORT)(keys=[_key(provider.name)], args=arguments)
 
 

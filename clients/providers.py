@@ -26,6 +26,7 @@ class Provider:
     min_age: float = 0  # seconds for which an answer is served again instead of asking
     heeds_cache_control: bool = False  # … and for as long as the answer itself says, up to five minutes
     penalty: float = 30  # seconds of silence after a 429 that does not say how long
+    longest_wait: float = 900  # seconds for which it is left alone while it does not answer
     counters: tuple[str, ...] = ()  # headers in which it tells what we have used
     tries: int = 3  # of a GET, while the waits between them stay under `patience`
     patience: float = 3  # seconds

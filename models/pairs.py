@@ -21,7 +21,7 @@ class Asset(db.BaseModel):
 class Pair(db.BaseModel):
     """A market: so much of the quote asset for one of the base asset."""
 
-    app_may = "select, insert, update (tick_size, step_size, active)"
+    app_may = "select, insert, update (tick_size, step_size, active, market)"
 
     symbol = TextField(primary_key=True)
     base = TextField()
@@ -30,3 +30,4 @@ class Pair(db.BaseModel):
     step_size = DecimalField()  # of a quantity, in the base asset
     active = BooleanField()
     created_at = InstantField()
+    market = TextField()  # XNYS, FX, CRYPTO …: with whose session its day orders end
