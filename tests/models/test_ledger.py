@@ -302,7 +302,7 @@ class Plain:
 
     def __init__(self) -> None:
         self.free, self.locked = [0, 0], [0, 0]
-        self.holds: list[list] = []  # [whose, amount, pending]
+        self.holds: list[list] = []  # [whose, amount, how it ended]
         self.credits: list[list] = []  # [whose, amount, stands]
 
     def does(self, step: tuple) -> bool:
@@ -317,15 +317,14 @@ class Plain:
             self.free[which] -= step[2]
             if kind == "hold":
                 self.locked[which] += step[2]
-                self.holds.append([which, step[2], True])
+                self.holds.append([which, step[2], None])
         elif kind in ("post", "release") and which < len(self.holds):
-            whose, amount, pending = self.holds[which]
-            if pending:
+            whose, amount, ended = self.holds[which]
+            if ended is None:
                 self.locked[whose] -= amount
                 self.free[whose] += amount if kind == "release" else 0
-                self.holds[which][2] = False
-                self.holds[which].append(kind)
-            elif kind == "post" and self.holds[which][3] == "release":
+                self.holds[which][2] = kind
+            elif kind == "post" and ended == "release":
                 return False
         elif kind == "reverse" and which < len(self.credits):
             whose, amount, stands = self.credits[which]
@@ -362,7 +361,8 @@ class Real:
             done = call[0](*call[1:])
         except IntegrityError:
             return False
-        self.calls.append(call)
+        if kind not in ("post", "release") or which < self.holds:
+            self.calls.append(call)
         self.holds += kind == "hold"
         self.credits += [done[0]["id"]] if kind == "credit" else []
         return True
