@@ -39,6 +39,7 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(every(2), alerts.check_alerts, alias="ALERT_CHECKER_INTERVAL"),
     Entry(every(2, stagger=0.3), notifications.deliver_notifications),  # right after the check
     Entry(every(10), orders.expire_orders, freshness=models.orders.freshness),
+    Entry(every(30, stagger=7), alerts.check_silences),
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
     # housekeeping, when it is quiet

@@ -39,20 +39,24 @@ INSTRUMENTS = """with added as (insert into instrument (symbol, kind)
                  insert into quote (symbol) select symbol from added"""
 ALERTS = """
 with made as (
-  insert into alert (user_id, symbol, kind, level)
-  select 1 + n %% 10000, q.symbol, case when up then 'above' else 'below' end,
-         round(q.price * (1 + case when up then 1 else -1 end * (0.0001 + 0.2 * random()))::numeric, 4)
+  insert into alert (user_id, subject, condition, level, stream, target, band, way_back, status)
+  select 1 + n %% 10000, q.symbol, case when up then 'above' else 'below' end, l.level, 'price', l.level, 0,
+         l.level * 0.002, 'active'
   from generate_series(%s + 1, %s) n cross join lateral (select (n / %s) %% 2 = 0 as up) u
-       join quote q on q.symbol = 'S' || (1 + n %% %s)
-  returning id, symbol, kind, level)
-insert into alert_watch
-select id, symbol, case kind when 'above' then 'up' else 'down' end, false, level, '-infinity' from made
+       join quote q on q.symbol = 'S' || (1 + n %% %s) cross join lateral (
+         select round(q.price * (1 + case when up then 1 else -1 end * (0.0001 + 0.2 * random()))::numeric, 4) as level
+       ) l
+  returning id, subject, stream, condition, level)
+insert into alert_watch (alert_id, subject, stream, direction, arms, level, since)
+select id, subject, stream, case condition when 'above' then 'up' else 'down' end, false, level, '-infinity' from made
 """
 FLOOR = """
 select count(*) from unnest(%s::text[], %s::numeric[]) as p(symbol, price) cross join lateral (
-  (select 1 from alert_watch w where w.direction = 'up' and w.symbol = p.symbol and w.level <= p.price limit 1000)
+  (select 1 from alert_watch w
+   where w.direction = 'up' and w.subject = p.symbol and w.stream = 'price' and w.level <= p.price limit 1000)
   union all
-  (select 1 from alert_watch w where w.direction = 'down' and w.symbol = p.symbol and w.level >= p.price limit 1000)) h
+  (select 1 from alert_watch w
+   where w.direction = 'down' and w.subject = p.symbol and w.stream = 'price' and w.level >= p.price limit 1000)) h
 """
 
 
@@ -97,16 +101,17 @@ def loop(market: Market) -> tuple[float, int]:
     fired = 0
     with db.database.atomic():
         for alert in Alert.select().where(Alert.status == "active"):
-            quote = quotes[alert.symbol]
-            if quote.price >= alert.level if alert.kind == "above" else quote.price <= alert.level:
+            quote = quotes[alert.subject]
+            if quote.price >= alert.level if alert.condition == "above" else quote.price <= alert.level:
                 fired += 1
                 alert.status, alert.last_triggered_at = "triggered", quote.happened_at
                 alert.trigger_count += 1
                 alert.save(only=[Alert.status, Alert.last_triggered_at, Alert.trigger_count])
                 AlertWatch.delete().where(AlertWatch.alert_id == alert.id).execute()
                 trigger = AlertTrigger.insert(
-                    alert_id=alert.id, number=1, user_id=alert.user_id, symbol=alert.symbol, price=quote.price,
-                    happened_at=quote.happened_at, received_at=quote.received_at, source=quote.source, rule={},
+                    alert_id=alert.id, number=1, user_id=alert.user_id, subject=alert.subject, stream="price",
+                    value=quote.price, happened_at=quote.happened_at, received_at=quote.received_at,
+                    source=quote.source, touches=0, rule={}, waited={},
                 ).execute()  # fmt: skip
                 Notification.insert(
                     user_id=alert.user_id, kind="alert", title="…", data={}, key=f"trigger-{trigger}"

@@ -1,79 +1,184 @@
-"""Alerts: what a rule means, what it waits for first, and what a price does to it."""
+"""Alerts: what a user may ask for, why some of it makes no sense, and what it comes to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from functools import partial
+from typing import Any
 
-from domain.prices import HIGHEST
+from domain.measures import BARS, BASE, Measure, change_of, closes_of
+from domain.watches import EPOCH, Aim, Seen, Watch, step
 
-KINDS = ("above", "below", "crosses")
+VERSION = 1  # of what rules mean; each trigger keeps the one that decided it
+CONDITIONS = ("above", "below", "equals", "crosses", "percent_up", "percent_down", "happens", "within")
 DIRECTIONS = ("either", "up", "down")
-
-Direction = Literal["up", "down", "either"]
+FREQUENCIES = ("once", "bar", "close", "every")
+PERCENT = ("percent_up", "percent_down")
+POINTS = Decimal("0.2")  # so far back must a change in percent be before it counts anew
+LONGEST = timedelta(days=366)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`above` and `below` hold at the level and beyond it; `crosses` is the moment of reaching it from one side."""
+    """What a user asks for.
 
-    kind: str
-    level: Decimal
+    `above`, `below` and `equals` hold at the level; `crosses` is the moment of reaching it from one side; the
+    percentages count from a `base`: the value at the alert's `creation`, the previous session's `close`, or what it
+    was some hours ago (`24h`). `happens` is every event, `within` so many seconds before a date. It fires `once`,
+    once in every `bar`, at the `close` of each bar for which it holds, or `every` time with a `cooldown` between.
+    """
+
+    condition: str
+    level: Decimal = Decimal(0)
     direction: str | None = None  # of crosses: either, up, down
+    base: str | None = None
+    frequency: str = "once"
+    bar: str | None = None
+    cooldown: timedelta | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"no rule {self.kind!r}: one of {', '.join(KINDS)}")
-        if not self.level.is_finite() or not 0 < self.level < HIGHEST:
-            raise ValueError(
-                f"a level of {self.level} is never reached: it must be a number above 0 and below {HIGHEST}"
-            )
-        if self.kind == "crosses" and self.direction not in DIRECTIONS:
-            raise ValueError(f"no direction {self.direction!r}: one of {', '.join(DIRECTIONS)}")
-        if self.kind != "crosses" and self.direction is not None:
-            raise ValueError(f"{self.kind!r} has no direction: only 'crosses' has")
+        self._one_of("rule", self.condition, CONDITIONS)
+        self._one_of("frequency", self.frequency, FREQUENCIES)
+        if not self.level.is_finite():
+            raise ValueError(f"a level of {self.level} is never reached: it must be a number")
+        if (self.condition == "crosses") != (self.direction is not None):
+            raise ValueError("'crosses' has a direction, one of either, up, down, and only 'crosses' has")
+        if self.direction is not None:
+            self._one_of("direction", self.direction, DIRECTIONS)
+        if (self.condition in PERCENT) != (self.base is not None):
+            raise ValueError("a percentage has a base, one of creation, close, 1h to 720h, and only a percentage has")
+        if self.base is not None and not _is_base(self.base):
+            raise ValueError(f"no base {self.base!r}: one of creation, close, or 1h to 720h")
+        if self.bar is not None:
+            self._one_of("bar", self.bar, tuple(BARS))
+        if self.frequency in ("bar", "close") and self.bar is None:
+            raise ValueError(f"once per {self.frequency} of what bar? One of {', '.join(BARS)}")
+        if (self.frequency == "every") != (self.cooldown is not None):
+            raise ValueError("'every' has a cool-down such as 1h, and only 'every' has")
+        if self.cooldown is not None and not timedelta(seconds=1) <= self.cooldown <= LONGEST:
+            raise ValueError(f"a cool-down of {self.cooldown} is not between a second and a year")
+
+    @staticmethod
+    def _one_of(what: str, word: str, words: tuple[str, ...]) -> None:
+        if word not in words:
+            raise ValueError(f"no {what} {word!r}: one of {', '.join(words)}")
 
 
-@dataclass(frozen=True)
-class Watch:
-    """What an alert waits for: a price at its level or beyond it in a direction.
+def _is_base(base: str) -> bool:
+    found = BASE.fullmatch(base)
+    return bool(found) and int(found[1] or 1) <= 720  # type: ignore[index]
 
-    One that `arms` wants a price strictly beyond the level, on either side if the direction says so; then the
-    alert is armed and waits for the price to come back to the level.
+
+def check(rule: Rule, measure: Measure) -> None:
+    """Refuse what makes no sense for a measure, or can never fire, or always would. Raises ValueError."""
+    name, level = measure.name, rule.level
+    if rule.condition not in measure.conditions:
+        raise ValueError(f"{name} is never {rule.condition!r}: one of {', '.join(measure.conditions)}")
+    _check_frequency(rule, measure)
+    if rule.condition in PERCENT:
+        if level <= 0 or (rule.condition == "percent_down" and level >= 100):
+            raise ValueError(f"{level} percent {rule.condition[8:]} is never reached: above 0, and below 100 for down")
+    elif rule.condition == "within":
+        if not 0 < level <= LONGEST.total_seconds():
+            raise ValueError(f"{level} seconds before a date: more than none, and at most a year")
+    elif rule.condition == "happens":
+        if level != 0:
+            raise ValueError("what happens has no level")
+    else:
+        _check_level(rule, measure)
+
+
+def _check_frequency(rule: Rule, measure: Measure) -> None:
+    name = measure.name
+    if measure.by_bar and rule.bar is None:
+        raise ValueError(f"{name} of what bar? One of {', '.join(BARS)}")
+    if rule.bar is not None and not measure.by_bar and rule.frequency not in ("bar", "close"):
+        raise ValueError("a bar without a frequency per bar means nothing")
+    if measure.kind == "date" and rule.frequency not in ("once", "every"):
+        raise ValueError(f"{name} is a date and has no bars: once, or every")
+    if measure.kind == "event" and rule.frequency == "close":
+        raise ValueError(f"{name} is an event and has no close: once, bar or every")
+    if rule.frequency == "close" and rule.base not in (None, "creation"):
+        raise ValueError(f"a change since {rule.base} has no close of its own: count from creation, or per bar")
+
+
+def _check_level(rule: Rule, measure: Measure) -> None:
+    low, high, level = measure.low, measure.high, rule.level
+    if (low is None or level > low) and (high is None or level < high):
+        return
+    is_low = low is not None and level <= low
+    what = "always true" if rule.condition == ("above" if is_low else "below") else "never reached"
+    bounds = [f"above {low}"] * (low is not None) + [f"below {high:f}"] * (high is not None)
+    raise ValueError(f"{measure.name} {rule.condition} {level} is {what}: it must be a number {' and '.join(bounds)}")
+
+
+def stream(rule: Rule, measure: Measure) -> str:
+    """The name of the stream of values that a rule watches: `price`, `price@1h`, `price/24h`, `rsi14@1d`."""
+    if rule.base not in (None, "creation"):
+        return change_of(measure.name, str(rule.base))
+    if rule.bar is not None and (measure.by_bar or rule.frequency == "close"):
+        return closes_of(measure.name, rule.bar)
+    return measure.name
+
+
+def aim(rule: Rule, measure: Measure, base: Decimal | None = None, tick_size: Decimal | None = None) -> Aim:
+    """What a rule comes to, given the value that a percentage counts from and the smallest step of a price.
+
+    5 percent up from 100 is a level of 105; from a moving base it is a change of 5. Raises ValueError as `check`
+    does, and for a percentage whose base is not known.
     """
+    check(rule, measure)
+    made = partial(Aim, frequency=rule.frequency, bar=rule.bar, cooldown=rule.cooldown)
+    if rule.condition in PERCENT:
+        way = 1 if rule.condition == "percent_up" else -1
+        side = "up" if way == 1 else "down"
+        if rule.base != "creation":
+            return made(side, rule.level * way, way_back=POINTS)
+        if base is None:
+            raise ValueError("there is no fresh value to count the percentage from")
+        level = base * (1 + way * rule.level / 100)
+        return made(side, level, way_back=measure.hysteresis(level))
+    way_back = measure.hysteresis(rule.level)
+    if rule.condition == "equals":
+        return made("at", rule.level, band=tick_size or Decimal(0), way_back=way_back)
+    if rule.condition == "crosses":
+        return made(str(rule.direction), rule.level, edge=True, way_back=way_back)
+    return made(_SIDES[rule.condition], rule.level, way_back=way_back)
 
-    direction: Direction
-    arms: bool = False
 
-    def reached(self, level: Decimal, price: Decimal) -> bool:
-        """Whether this price is what the watch waits for."""
-        if price == level:
-            return not self.arms
-        return self.direction == "either" or (price > level) == (self.direction == "up")
-
-    def armed(self, level: Decimal, price: Decimal) -> Watch:
-        """The watch that follows one that arms: back to the level, from the side where the price is now."""
-        return Watch("up" if price < level else "down")
+_SIDES = {"above": "up", "happens": "up", "below": "down", "within": "date"}
 
 
-def first_watch(rule: Rule, price: Decimal | None) -> Watch:
-    """What a new alert waits for, given the present price (None where there is none, or none that is fresh).
+def fires_again(rule: Mapping[str, Any], waited: Mapping[str, Any], value: Decimal, happened_at: datetime) -> bool:
+    """Whether what a trigger has kept of its alert and of what that waited for comes to the same answer.
 
-    An alert on crossing 100 upwards made at 101 waits for a price below 100 first, and one made at 99 for 100.
+    Raises ValueError for rules of a version that this code does not know.
     """
-    if rule.kind != "crosses":
-        return Watch("up" if rule.kind == "above" else "down")
-    if price is not None and price != rule.level:
-        here = Watch("up" if price < rule.level else "down")
-        if rule.direction in ("either", here.direction):
-            return here
-    return Watch(_NEAR_SIDE[rule.direction or "either"], arms=True)
+    if rule["version"] != VERSION:
+        raise ValueError(f"it was decided by rules of version {rule['version']}, and this code knows {VERSION}")
+    if rule["side"] == "date":
+        return happened_at >= EPOCH + timedelta(seconds=float(value - Decimal(rule["target"])))
+    aimed = Aim(
+        rule["side"],
+        Decimal(rule["target"]),
+        rule["condition"] == "crosses",
+        Decimal(rule["band"]),
+        _known(Decimal, rule.get("way_back")),
+        rule["frequency"],
+        rule.get("bar"),
+        _known(lambda seconds: timedelta(seconds=float(seconds)), rule.get("cooldown")),
+    )
+    watch = Watch(
+        waited["direction"],
+        Decimal(waited["level"]),
+        band=Decimal(waited["band"]),
+        since=_known(datetime.fromisoformat, waited.get("since")),
+    )
+    return step(aimed, watch, Seen(happened_at, value), _known(datetime.fromisoformat, waited.get("fired_at"))).fires
 
 
-_NEAR_SIDE: dict[str, Direction] = {"up": "down", "down": "up", "either": "either"}
-
-
-def true_at_once(rule: Rule, price: Decimal | None) -> bool:
-    """Whether a level rule already holds when it is made, so that it fires there and then."""
-    return rule.kind != "crosses" and price is not None and first_watch(rule, price).reached(rule.level, price)
+def _known(read: Any, text: str | None) -> Any:
+    return None if text is None else read(text)

@@ -45,10 +45,13 @@ def of_alert(data: Mapping[str, Any], here: tzinfo) -> list[tuple[str, str]]:
     rule = data["rule"]
     before = f", before it {data['previous']}" if data["previous"] else ""
     way = f", {rule['direction']}" if rule.get("direction") else ""
+    about = data["subject"] if data["stream"] == "price" else f"{data['subject']} {data['stream']}"
+    touched = [("Touched", f"{data['touches']} times since the last message")] if data["touches"] else []
     return [
-        ("Price", f"{data['price']} from {data['source']}{before}"),
+        ("Price" if data["stream"] == "price" else "Value", f"{data['value']} from {data['source']}{before}"),
         ("Time", f"{local(happened_at, here)}, known here {delay:.0f} s later"),
-        (f"Alert {data['alert_id']}", f"{data['symbol']} {rule['kind']} {rule['level']}{way}"),
+        *touched,
+        (f"Alert {data['alert_id']}", f"{about} {rule['condition']} {rule['level']}{way}"),
     ]
 
 

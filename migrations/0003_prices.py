@@ -37,6 +37,7 @@ def up(migrator, db):
         create table tick (
           symbol text collate "C" not null, happened_at timestamptz not null, received_at timestamptz not null,
           price numeric not null check (price > 0 and price < 1e15), previous numeric, source text not null,
+          changed boolean not null default true,  -- false: the same price again
           fresh boolean not null,  -- false: it was old news when it came
           id bigint generated always as identity, xid xid8 not null default pg_current_xact_id(),
           primary key (symbol, happened_at, received_at)

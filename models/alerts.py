@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from peewee import BigIntegerField, BooleanField, DecimalField, IntegerField, TextField
-from playhouse.postgres_ext import BinaryJSONField
+from playhouse.postgres_ext import BinaryJSONField, IntervalField
 
 import db
-from domain.alerts import Rule, first_watch, true_at_once
-from models import triggers
+from domain.alerts import Rule, check
+from domain.measures import measure
+from models.adoption import Adopted, adopt
 from models.fields import InstantField
 
 
@@ -28,36 +29,57 @@ class AppUser(db.BaseModel):
 
 
 class Alert(db.BaseModel):
-    """A rule of a user on a symbol.
+    """A rule of a user about a measure of a subject; docs/alerts.md says what there is.
 
-    Insert one (it is `new`) and the next check, two seconds later at most, makes it `active`, or fires it if it is
-    a level that holds already. Set the status to `removed` to end it; nothing else of it is yours to change.
+    Insert one (it is `new`) and the next check, two seconds later at most, makes it `active`, fires it if it is a
+    level that holds already, or says in `reason` why it is `refused`. Set the status to `paused` to let it rest, to
+    `new` to take it up again, to `removed` to end it; nothing else of it is yours to change.
     """
 
-    app_may = "select, insert (user_id, symbol, kind, direction, level, frequency), update (status)"
+    app_may = (
+        "select, insert (user_id, type, subject, measure, condition, direction, level, base, frequency, bar, cooldown, "
+        "expires_at), update (status)"
+    )
 
     id = BigIntegerField(primary_key=True)
     user_id = BigIntegerField()
-    symbol = TextField()
-    kind = TextField()  # above, below, crosses
+    type = TextField()  # price, stock_price, technical …
+    subject = TextField()  # a symbol, mostly
+    measure = TextField()  # price, rsi14 …
+    condition = TextField()  # above, below, equals, crosses, percent_up, percent_down, happens, within
     direction = TextField(null=True)  # of crosses: either, up, down
-    level = DecimalField()
-    frequency = TextField()  # once
-    status = TextField()  # new, active, triggered, removed
+    level = DecimalField()  # percent of a percentage, seconds of within, 0 of happens
+    base = TextField(null=True)  # of a percentage: creation, close, 24h
+    frequency = TextField()  # once, bar, close, every
+    bar = TextField(null=True)  # 1m, 5m, 15m, 1h, 4h, 1d
+    cooldown = IntervalField(null=True)  # of every
+    expires_at = InstantField(null=True)
+    status = TextField()  # new, active, triggered, paused, expired, refused, removed
+    reason = TextField(null=True)  # why it is refused or paused
+    stream = TextField(null=True)  # of values that it watches
+    base_value = DecimalField(null=True)  # that a percentage since creation counts from
+    target = DecimalField(null=True)  # what it waits for in the stream
+    band = DecimalField(null=True)  # so far from it is still equal
+    way_back = DecimalField(null=True)  # so far back it counts anew
+    silence = TextField(null=True)  # missing, stale: there is no fresh value, and its owner was told
     trigger_count = IntegerField()
-    last_triggered_at = InstantField(null=True)  # when the price that fired it was so
+    last_triggered_at = InstantField(null=True)  # when the value that fired it was so
+    touches = IntegerField()  # how often its level was touched since it last fired, without firing it
     created_at = InstantField()
 
 
 class AlertWatch(db.BaseModel):
-    """What an active alert waits for next; the rows that a price has reached are the ones that fire."""
+    """What an active alert waits for next; the rows that a value has reached are the ones that fire."""
 
     alert_id = BigIntegerField(primary_key=True)
-    symbol = TextField()
-    direction = TextField()  # up, down, either
+    subject = TextField()
+    stream = TextField()
+    direction = TextField()  # up, down, either, date
     arms = BooleanField()
     level = DecimalField()
-    since = InstantField()  # only prices that happened later count
+    band = DecimalField()
+    since = InstantField()  # only values that happened later count; of a date: when it is due
+    target = DecimalField(null=True)
 
 
 class AlertTrigger(db.BaseModel):
@@ -69,13 +91,17 @@ class AlertTrigger(db.BaseModel):
     alert_id = BigIntegerField()
     number = IntegerField()
     user_id = BigIntegerField()
-    symbol = TextField()
-    price = DecimalField()
+    subject = TextField()
+    stream = TextField()
+    value = DecimalField()
     previous = DecimalField(null=True)
     happened_at = InstantField()
     received_at = InstantField()
     source = TextField()
+    about = TextField(null=True)
+    touches = IntegerField()
     rule = BinaryJSONField(index=False)
+    waited = BinaryJSONField(index=False)
     fired_at = InstantField()
 
 
@@ -101,84 +127,100 @@ def user_with(email: str, zone: str = "UTC") -> int:
     return int(added)
 
 
-def create_alert(user_id: int, symbol: str, rule: Rule, now: datetime) -> Created:
+def create_alert(
+    user_id: int,
+    subject: str,
+    rule: Rule,
+    now: datetime,
+    *,
+    type_: str = "price",
+    measure_: str = "price",
+    expires_at: datetime | None = None,
+) -> Created:
     """Make an alert; a level rule that is already true fires at once, in the same transaction.
 
-    The quote stays locked meanwhile: every later tick is later than the one that the alert was made against.
-    Raises LookupError for a symbol that is not followed.
+    Raises ValueError with the reason for one that makes no sense, and LookupError for an unknown subject.
     """
+    check(rule, measure(type_, measure_))
     with db.transaction():
-        quote = db.rows(
-            """select case when q.state = 'fresh' and q.stale_at > %s then q.price end, q.happened_at
-               from quote q join instrument i using (symbol) where symbol = %s and i.active for share of q""",
-            now,
-            symbol,
-        )
-        if not quote:
-            raise LookupError(f"{symbol} is not followed: add it with `nightdesk prices add {symbol}`")
         ((alert_id,),) = db.rows(
-            """insert into alert (user_id, symbol, kind, direction, level, status)
-               values (%s, %s, %s, %s, %s, 'active') returning id""",
-            *(user_id, symbol, rule.kind, rule.direction, rule.level),
+            """insert into alert (user_id, type, subject, measure, condition, direction, level, base,
+                                  frequency, bar, cooldown, expires_at)
+               values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning id""",
+            *(user_id, type_, subject, measure_, rule.condition, rule.direction, rule.level, rule.base),
+            *(rule.frequency, rule.bar, rule.cooldown, expires_at),
         )
-        price, happened_at = quote[0]
-        fired = _watch(alert_id, symbol, rule, price, happened_at)
-    return Created(alert_id, fired)
-
-
-def adopt(now: datetime, limit: int = 500) -> int:
-    """Make the alerts that the served app has inserted watch for their prices, as `create_alert` does; how many."""
-    with db.transaction():
-        new = db.rows(
-            """select a.id, a.symbol, a.kind, a.level, a.direction,
-                      case when q.state = 'fresh' and q.stale_at > %s then q.price end, q.happened_at
-               from alert a join quote q using (symbol) where a.status = 'new'
-               order by a.id limit %s for update of a skip locked for share of q""",
-            now,
-            limit,
-        )
-        db.rows("update alert set status = 'active' where id = any(%s)", [row[0] for row in new])
-        for alert_id, symbol, kind, level, direction, price, happened_at in new:
-            _watch(alert_id, symbol, Rule(kind, level, direction), price, happened_at)
-    return len(new)
-
-
-def _watch(
-    alert_id: int,
-    symbol: str,
-    rule: Rule,
-    price: Decimal | None,
-    happened_at: datetime | None,
-) -> bool:
-    """Wait for the alert's price from now on, or fire it if it holds already (True)."""
-    watch = first_watch(rule, price)
-    db.rows(
-        "insert into alert_watch values (%s, %s, %s, %s, %s, coalesce(%s, timestamptz '-infinity'))",
-        *(alert_id, symbol, watch.direction, watch.arms, rule.level, happened_at),
-    )
-    return true_at_once(rule, price) and bool(triggers.fire_at_once(alert_id))
+        adopted = adopt(now, only=alert_id)
+        if adopted.refused:
+            ((reason,),) = db.rows("select reason from alert where id = %s", alert_id)
+            raise LookupError(reason)
+    return Created(alert_id, bool(adopted.fired))
 
 
 def remove_alert(alert_id: int) -> bool:
     """An alert waits for nothing any more; its history stays. False if there is none or it was removed before."""
+    return _end(alert_id, "removed", None, ("new", "active", "triggered", "paused", "expired", "refused"))
+
+
+def pause_alert(alert_id: int, reason: str) -> bool:
+    """An alert rests until it is taken up again. False if it is not active."""
+    return _end(alert_id, "paused", reason, ("new", "active"))
+
+
+def _end(alert_id: int, status: str, reason: str | None, before: Sequence[str]) -> bool:
     with db.transaction():
-        db.rows("delete from alert_watch where alert_id = %s", alert_id)
-        return bool(
-            db.rows("update alert set status = 'removed' where id = %s and status <> 'removed' returning 1", alert_id)
+        ended = db.rows(
+            "update alert set status = %s, reason = %s where id = %s and status = any(%s::text[]) returning 1",
+            *(status, reason, alert_id, list(before)),
         )
+        db.rows("delete from alert_watch where alert_id = %s", alert_id) if ended else None
+    return bool(ended)
 
 
-def alerts(now: datetime, *, email: str | None = None, alert_id: int | None = None) -> list[dict[str, Any]]:
-    """Alerts that were not removed, newest first, each with its symbol's price and that price's age and state."""
+def resume_alert(alert_id: int, now: datetime) -> Adopted | None:
+    """Take up a paused alert as if it were made now; None if it is not paused."""
+    with db.transaction():
+        resumed = db.rows("update alert set status = 'new' where id = %s and status = 'paused' returning 1", alert_id)
+        return adopt(now, only=alert_id) if resumed else None
+
+
+def expire(now: datetime) -> int:
+    """End the alerts whose time is over; how many."""
+    ((ended,),) = db.rows(
+        """with over as (
+             update alert set status = 'expired' where id = any(array(
+               select id from alert where status = 'active' and expires_at <= %s
+               order by expires_at limit 5000 for update skip locked)) returning id
+           ), gone as (delete from alert_watch where alert_id = any(array(select id from over)))
+           select count(*) from over""",
+        now,
+    )
+    return int(ended)
+
+
+def alerts(
+    now: datetime, *, email: str | None = None, alert_id: int | None = None, limit: int = 500
+) -> list[dict[str, Any]]:
+    """Alerts that were not removed, newest first, each with the newest value of its stream, its age and state."""
     return db.maps(
-        """select a.id, u.external_id as "user", u.email, a.symbol, a.kind, a.direction, a.level, a.frequency, a.status,
-                  case when w.arms then 'the near side' when w.alert_id is not null then 'the level' end as waits_for,
-                  a.trigger_count, a.last_triggered_at, a.created_at, q.price, t.now - q.happened_at as age,
-                  case when not i.active then 'unfollowed' when q.stale_at <= t.now then 'stale'
-                       else q.state end as state
-           from alert a join app_user u on u.id = a.user_id join instrument i using (symbol) join quote q using (symbol)
+        """select a.id, u.external_id as "user", u.email, a.type, a.subject, a.measure, a.condition, a.direction,
+                  a.level, a.base, a.frequency, a.bar, a.cooldown, a.expires_at, a.status, a.reason, a.stream, a.target,
+                  a.silence,
+                  case when w.direction = 'date' then 'the date' when w.arms and a.trigger_count > 0 then 'the way back'
+                       when w.arms then 'the near side' when w.alert_id is not null then 'the level' end as waits_for,
+                  a.trigger_count, a.last_triggered_at, a.touches, a.created_at, v.value, t.now - v.happened_at as age,
+                  case when not i.active then 'unfollowed' when v.value is null then 'missing'
+                       when v.stale_at <= t.now then 'stale' else 'fresh' end as state
+           from alert a join app_user u on u.id = a.user_id left join instrument i on i.symbol = a.subject
+                left join newest v on v.subject = a.subject and v.stream = coalesce(a.stream, a.measure)
                 left join alert_watch w on w.alert_id = a.id, cast(%s as timestamptz) as t(now)
            where a.status <> 'removed' and (%s::text is null or lower(u.email) = lower(%s))
-             and (%s::bigint is null or a.id = %s) order by a.id desc""",
-        *(now, email, email, alert_id, alert_id),
+             and (%s::bigint is null or a.id = %s) order by a.id desc limit %s""",
+        *(now, email, email, alert_id, alert_id, limit),
     )
+
+
+def trigger(trigger_id: int) -> dict[str, Any] | None:
+    """One firing with all that it was decided on."""
+    found = db.maps("select * from alert_trigger where id = %s", trigger_id)
+    return found[0] if found else None

@@ -64,6 +64,7 @@ class Tick(db.BaseModel):
     price = DecimalField()
     previous = DecimalField(null=True)  # the last price that was another one
     source = TextField()
+    changed = BooleanField()  # false: the same price again
     fresh = BooleanField()  # false: it was old news when it came
     id = BigIntegerField()
     xid = Xid8Field()
@@ -133,8 +134,8 @@ with seen as materialized (
   returning q.symbol, q.price, q.previous, q.happened_at, q.received_at, q.source, q.state, q.reason,
             n.was, n.changed
 ), appended as (
-  insert into tick (symbol, happened_at, received_at, price, previous, source, fresh)
-  select symbol, happened_at, received_at, price, previous, source, state = 'fresh' from written
+  insert into tick (symbol, happened_at, received_at, price, previous, source, changed, fresh)
+  select symbol, happened_at, received_at, price, previous, source, changed, state = 'fresh' from written
 )
 select * from written order by symbol
 """

@@ -1,29 +1,36 @@
-"""Firing alerts: what the ticks since the last check have reached, and everything that follows, in one statement."""
+"""Firing alerts: what the values since the last check have reached, and everything that follows, in one statement.
+
+What a value does to a watch is `domain.watches.step`; here it is done to all watches at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import db
+from domain.alerts import VERSION
+from domain.watches import STORM, STORM_TIME
 from models.events import Position
 
 READER = "check_alerts"
-TICKS = 20_000  # so many are looked at in one statement, and so many watches are taken from it
+VALUES = 20_000  # so many are looked at in one statement, and so many watches are taken from it
 WATCHES = 20_000
-LEAST_PER_SYMBOL = 10  # however many symbols have moved
+LEAST_PER_STREAM = 10  # however many have moved
 
 
 class Batch(NamedTuple):
     """What one statement did."""
 
-    ticks: int
-    armed: int
+    values: int
+    turned: int  # watches that wait for something else now
     fired: int
+    paused: int  # by the storm brake
 
 
 def fire_reached() -> Iterator[Batch]:
-    """Fire what the ticks since the last check have reached, in one transaction per batch, until nothing is left.
+    """Fire what the values since the last check have reached, in one transaction per batch, until nothing is left.
 
     The reader's position is locked, so of two checks at once one ends without doing anything, and it moves in
     the transaction of the last batch: a check that is killed is taken up where it was.
@@ -38,111 +45,263 @@ def fire_reached() -> Iterator[Batch]:
             if not held:
                 return  # another check is at it
             batch, more = _fire_page(Position(*held[0]))
-        if batch.ticks:
+        if batch.values:
             yield batch
 
 
 def _fire_page(start: Position) -> tuple[Batch, bool]:
-    """One batch behind `start`, and whether there may be more; moves the position if these ticks are done with."""
-    ((ticks, last_xid, last_id, armed, fired, full),) = db.rows(
-        _CHECK, str(start.xid), start.id, TICKS, WATCHES, LEAST_PER_SYMBOL
+    """One batch behind `start`, and whether there may be more; moves the position if these values are done with."""
+    if not db.rows(_NEWS, str(start.xid), start.id):
+        return Batch(0, 0, 0, 0), False
+    ((values, last_xid, last_id, turned, fired, paused, full),) = db.rows(
+        _CHECK, str(start.xid), start.id, VALUES, WATCHES, LEAST_PER_STREAM
     )
-    done = not armed and not full  # what was armed may be reached later in the same ticks
-    if ticks and done:
+    done = not turned and not full  # what waits for something else now may be reached later in the same values
+    if values and done:
         db.rows(
             "update reader_position set xid = %s::text::xid8, id = %s where reader = %s", str(last_xid), last_id, READER
         )
-    return Batch(ticks, armed, fired), not done or ticks == TICKS
+    return Batch(values, turned, fired, paused), not done or values >= VALUES
 
 
-def fire_at_once(alert_id: int) -> int:
-    """Fire an alert that is true already when it is made, on the present quote; returns how many fired (one)."""
-    ((fired,),) = db.rows(_FIRE_ONE, alert_id)
+def fire_due(now: datetime) -> Iterator[Batch]:
+    """Fire the alerts whose date is as near as they want it, in one transaction per batch."""
+    more = True
+    while more:
+        ((due, turned, fired, paused),) = db.rows(_FIRE_DUE, now, WATCHES)
+        more = due == WATCHES
+        if due:
+            yield Batch(due, turned, fired, paused)
+
+
+def fire_at_once(alerts: Sequence[int]) -> int:
+    """Fire alerts that are true already when they are made, on the present values; returns how many."""
+    ((fired,),) = db.rows(_FIRE_NOW, list(alerts)) if alerts else ((0,),)
     return int(fired)
 
 
-# Everything that firing is, for the watches in `hit` that do not arm. Deleting its watch is what makes an alert
-# fire once: whoever gets the row fires. Frequencies other than once put a watch back here instead.
-_FIRE = """
-gone as (
-  delete from alert_watch where alert_id = any(array(select alert_id from hit where not arms))
-  returning alert_id, direction
-), counted as (
-  update alert a set trigger_count = a.trigger_count + 1, last_triggered_at = h.happened_at, status = 'triggered'
-  from gone g join hit h using (alert_id) where a.id = g.alert_id and a.status = 'active'
-  returning a.id as alert_id, a.trigger_count as number, a.user_id, a.symbol, a.kind, a.direction, a.level,
-            g.direction as way, h.price, h.previous, h.happened_at, h.received_at, h.source
+_STORM = f"'more than {STORM} times in {STORM_TIME.total_seconds() / 60:.0f} minutes'"
+_TOUCHED = "case when t.touches > 0 then ', after touching it ' || t.touches || ' times' else '' end"
+_TITLE = f"""
+case when c.condition = 'within' then t.subject || case c.measure
+       when 'starts_at' then ' starts on ' when 'ex_date' then ' goes ex dividend on '
+       when 'report_date' then ' reports on ' else ' ' || c.measure || ' is on ' end
+       || to_char(to_timestamp(t.value::float8), 'FMDD Mon YYYY HH24:MI "UTC"')
+     when c.condition = 'happens' then t.subject || ': ' || coalesce(t.about, c.measure)
+     when t.about is not null then t.subject || ': ' || t.about
+       || ' (' || c.measure || ' ' || trim_scale(t.value) || ')'
+     when c.base is not null then t.subject || case when c.stream like 'price%%' then '' else ' ' || c.measure end
+       || case c.condition when 'percent_up' then ' is up ' else ' is down ' end
+       || case c.base when 'creation'
+            then trim_scale(round(abs(t.value / c.base_value - 1) * 100, 2)) || ' %% at ' || trim_scale(t.value)
+                 || ', from ' || trim_scale(c.base_value)
+            else trim_scale(round(abs(t.value), 2)) || ' %% '
+                 || case c.base when 'close' then 'since the close' else 'in ' || c.base end end || {_TOUCHED}
+     else t.subject || case t.stream when 'price' then '' else ' ' || t.stream end || case c.condition
+       when 'crosses' then ' crossed ' || trim_scale(c.target) || case c.direction
+         when 'up' then ' upwards, at ' else ' downwards, at ' end || trim_scale(t.value)
+       else ' is at ' || trim_scale(t.value) || ', '
+         || case c.condition when 'equals' then 'equal to' else c.condition end || ' ' || trim_scale(c.target) end
+       || {_TOUCHED} end"""
+
+
+def _bar_end(at: str) -> str:
+    return f"date_bin(a.bar::interval, {at}, timestamptz '1970-01-01 00:00+00') + a.bar::interval"
+
+
+# What a value does to each watch in `hit`, then everything that follows. Whoever gets the row of the watch fires:
+# deleting it is what makes an alert fire once, and another frequency puts it back to wait for something else.
+_FIRE = f"""
+judged as materialized (
+  select h.*, j.*, a.user_id, a.type, a.measure, a.condition, a.level as asked, a.direction as asked_direction, a.base,
+         a.frequency, a.bar, a.cooldown, a.base_value, a.target, a.band as target_band, a.way_back,
+         a.trigger_count, a.touches, a.last_triggered_at,
+         case when a.status <> 'active' then 'drop' when a.expires_at <= h.happened_at then 'expire'
+              when h.arms then 'arm'
+              when j.side = 'at' and (h.direction = 'up' and h.value > a.target + a.band
+                                      or h.direction = 'down' and h.value < a.target - a.band) then 'turn'
+              when j.edge and h.happened_at <= j.quiet then 'touch'
+              when a.frequency <> 'once' and exists (
+                select from alert_trigger t where t.alert_id = a.id and t.number = a.trigger_count - {STORM - 1}
+                and t.happened_at > h.happened_at - interval '{STORM_TIME.total_seconds()} s') then 'brake'
+              else 'fire' end as outcome
+  from hit h join alert a on a.id = h.alert_id cross join lateral (
+    select a.condition = 'crosses' as edge,
+           case a.condition when 'crosses' then a.direction when 'equals' then 'at' when 'within' then 'date'
+             when 'below' then 'down' when 'percent_down' then 'down' else 'up' end as side,
+           case when a.frequency = 'every' then coalesce(a.way_back, 0) else 0 end as back,
+           case a.frequency when 'every' then a.last_triggered_at + a.cooldown
+             when 'bar' then {_bar_end("a.last_triggered_at")} - interval '1 us' else a.last_triggered_at end as quiet,
+           case a.frequency when 'every' then h.happened_at + a.cooldown
+             when 'bar' then {_bar_end("h.happened_at")} - interval '1 us' else h.happened_at end as next_quiet) j
+), aimed as materialized (
+  select *, case
+    when outcome in ('drop', 'expire', 'brake') or outcome = 'fire' and frequency = 'once' then 'gone'
+    when outcome in ('arm', 'turn') then 'armed'
+    when side = 'date' then 'dated'
+    when not edge and (frequency <> 'every' or way_back is null) then 'same'
+    when side = 'either' and abs(value - target) > back then 'armed'
+    else 'spent' end as state,
+    case when side in ('up', 'down') then side when value < target then 'up' else 'down' end as way
+  from judged
+), gone as (
+  delete from alert_watch where alert_id = any(array(select alert_id from aimed where state = 'gone'))
+  returning alert_id
+), kept as (
+  update alert_watch w set
+    direction = case a.state when 'armed' then a.way
+                  when 'spent' then case a.side when 'up' then 'down' when 'down' then 'up' else 'either' end
+                  else w.direction end,
+    level = case a.state when 'armed' then a.target + case a.way when 'up' then - a.target_band else a.target_band end
+              when 'spent' then a.target + case a.side when 'up' then - a.back when 'down' then a.back else 0 end
+              else w.level end,
+    band = case a.state when 'armed' then a.target_band
+             when 'spent' then case when a.side in ('up', 'down') then 0 else a.target_band + a.back end
+             else w.band end,
+    since = case when a.state = 'dated' then 'infinity' when a.state = 'same' then a.next_quiet
+              when a.outcome = 'arm' and not a.edge then greatest(a.happened_at, a.quiet) else a.happened_at end,
+    arms = a.state = 'spent',
+    target = case when a.state = 'spent' and a.frequency = 'every' then a.target end
+  from aimed a
+  where w.alert_id = a.alert_id and w.alert_id = any(array(select alert_id from aimed where state <> 'gone'))
+  returning w.alert_id
+), settled as (
+  update alert a set
+    trigger_count = d.trigger_count + (d.outcome = 'fire')::int,
+    last_triggered_at = case d.outcome when 'fire' then d.happened_at else a.last_triggered_at end,
+    touches = case d.outcome when 'fire' then 0
+                else d.touches + (d.outcome = 'touch')::int + coalesce(b.touches, 0) end,
+    status = case when d.outcome = 'expire' then 'expired' when d.outcome = 'brake' then 'paused'
+               when d.outcome = 'fire' and d.frequency = 'once' then 'triggered' else a.status end,
+    reason = case d.outcome when 'brake' then {_STORM} else a.reason end
+  from (select alert_id from gone union all select alert_id from kept) w join aimed d using (alert_id)
+       left join brushed b using (alert_id)
+  where a.id = d.alert_id and a.status = 'active' and (d.outcome not in ('arm', 'turn') or b.touches > 0)
+  returning d.*, a.trigger_count as number
 ), triggered as (
-  insert into alert_trigger (alert_id, number, user_id, symbol, price, previous, happened_at, received_at, source, rule)
-  select alert_id, number, user_id, symbol, price, previous, happened_at, received_at, source,
-         jsonb_strip_nulls(jsonb_build_object('kind', kind, 'level', trim_scale(level)::text, 'direction', direction))
-  from counted
+  insert into alert_trigger (alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
+                             source, about, touches, rule, waited)
+  select alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
+         source, about, touches,
+         jsonb_strip_nulls(jsonb_build_object('version', {VERSION}, 'type', type, 'measure', measure,
+           'condition', condition, 'level', trim_scale(asked)::text, 'direction', asked_direction, 'base', base,
+           'frequency', frequency, 'bar', bar, 'cooldown', extract(epoch from cooldown)::text,
+           'base_value', trim_scale(base_value)::text, 'side', side, 'target', trim_scale(target)::text,
+           'band', trim_scale(target_band)::text, 'way_back', way_back::text)),
+         jsonb_strip_nulls(jsonb_build_object('direction', direction, 'level', trim_scale(level)::text,
+           'band', trim_scale(band)::text, 'since', nullif(since, '-infinity'), 'fired_at', last_triggered_at))
+  from settled where outcome = 'fire'
   returning *
 ), told as materialized (
-  select t.id, t.user_id,
-         t.symbol || case c.kind when 'crosses' then ' crossed ' || trim_scale(c.level) || case c.way
-                                   when 'up' then ' upwards, at ' else ' downwards, at ' end || trim_scale(t.price)
-                     else ' is at ' || trim_scale(t.price) || ', ' || c.kind || ' ' || trim_scale(c.level) end as title,
-         to_jsonb(t) - 'id' - 'user_id' || jsonb_build_object(
-           'trigger_id', t.id, 'price', trim_scale(t.price)::text, 'previous', trim_scale(t.previous)::text) as data
-  from triggered t join counted c using (alert_id)
+  select t.id, t.user_id, {_TITLE} as title,
+         to_jsonb(t) - 'id' - 'user_id' - 'waited' || jsonb_build_object(
+           'trigger_id', t.id, 'value', trim_scale(t.value)::text, 'previous', trim_scale(t.previous)::text) as data
+  from triggered t join aimed c using (alert_id)
+), braked as (
+  select user_id, subject, alert_id, number, subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
+  from settled where outcome = 'brake'
 ), noted as (
-  insert into notification (user_id, kind, subject, title, data, key)
-  select user_id, 'alert', data->>'symbol', title, data, 'trigger-' || id from told
+  insert into notification (user_id, kind, severity, subject, title, data, key)
+  select user_id, 'alert', 'info', data->>'subject', title, data, 'trigger-' || id from told
+  union all
+  select user_id, 'alert', 'warning', subject, title, jsonb_build_object('alert_id', alert_id, 'details', '[]'::jsonb),
+         'alert-paused-' || alert_id || '-' || number from braked
 ), published as (
   insert into event (topic, user_id, payload)
   select 'alert.triggered', user_id, data || jsonb_build_object('title', title) from told
+  union all
+  select 'alert.paused', user_id, jsonb_build_object('alert_id', alert_id, 'title', title) from braked
 )
 """
 
-# A tick's place in the order of its symbol is its time: it rises within a symbol, and ids with it (models/prices.py).
-# What a window reaches is one index range per symbol and direction, nearest level first; from the window's prices
-# in order comes the first one that reached the level, and none that is older than the watch.
+# A value's place in the order of its stream is its time: it rises within a stream, and positions with it. What a window
+# reaches is one index range per stream and direction, nearest level first; from the window's values in order comes the
+# first one that is at or beyond the level, and none that is older than the watch.
 _NEAR = """
   select h.* from path p cross join cap cross join lateral (
-    select w.alert_id, w.arms, p.ids[s.n] as tick_id from alert_watch w cross join lateral (
-      select x.n from unnest(p.prices, p.times) with ordinality as x(price, at, n)
-      where x.at > w.since and (x.price {beyond} w.level or (x.price = w.level and not w.arms)) order by x.n limit 1) s
-    where w.direction = '{direction}' and w.symbol = p.symbol and {range}
+    select w.alert_id, w.direction, w.level, w.arms, w.band, w.since, p.places[s.n] as n
+    from alert_watch w cross join lateral (
+      select x.n from unnest(p.values, p.times) with ordinality as x(value, at, n)
+      where x.at > w.since and {reached} order by x.n limit 1) s
+    where w.direction = '{direction}' and w.subject = p.subject and w.stream = p.stream and {range}
     order by w.level {order} limit cap.n) h
 """
+_BEYOND = "(x.value {} w.level or x.value = w.level and not w.arms)"
+_UP = _NEAR.format(direction="up", reached=_BEYOND.format(">"), range="w.level <= p.high", order="")
+_DOWN = _NEAR.format(direction="down", reached=_BEYOND.format("<"), range="w.level >= p.low", order="desc")
+_EITHER = _NEAR.format(direction="either", reached="abs(x.value - w.level) > w.band", range="true", order="")
 
-_CHECK = f"""
-with page as materialized (
-  select t.symbol, t.price, t.previous, t.happened_at, t.received_at, t.source, t.fresh, t.id, t.xid
-  from tick t
-  where (t.xid, t.id) > (%s::text::xid8, %s) and t.xid < pg_snapshot_xmin(pg_current_snapshot())
-  order by t.xid, t.id limit %s
-), path as materialized (
-  select symbol, max(price) as high, min(price) as low, array_agg(price order by happened_at) as prices,
-         array_agg(happened_at order by happened_at) as times, array_agg(id order by happened_at) as ids
-  from page where fresh group by symbol
-), cap as (
-  select greatest(%s / greatest(count(*), 1), %s) as n from path
-), near as materialized (
-  {_NEAR.format(direction="up", beyond=">", range="w.level <= p.high", order="")}
-  union all {_NEAR.format(direction="down", beyond="<", range="w.level >= p.low", order="desc")}
-  union all {_NEAR.format(direction="either", beyond="<>", range="true", order="")}
-), hit as materialized (
-  select n.alert_id, n.arms, t.price, t.previous, t.happened_at, t.received_at, t.source
-  from near n join page t on t.id = n.tick_id
-), armed as (
-  update alert_watch w
-  set direction = case when h.price < w.level then 'up' else 'down' end, arms = false, since = h.happened_at
-  from hit h where w.alert_id = h.alert_id and h.arms
-  returning 1
-), {_FIRE}
-select (select count(*) from page), (select xid::text::bigint from page p order by p.xid desc, p.id desc limit 1),
-       (select id from page p order by p.xid desc, p.id desc limit 1),
-       (select count(*) from armed), (select count(*) from triggered),
-       exists(select from near n join page t on t.id = n.tick_id join cap on true
-              group by t.symbol, cap.n having count(*) >= cap.n)
+_NEWS = """
+select 1 from stream t where (t.xid, t.id) > (%s::text::xid8, %s) and t.xid < pg_snapshot_xmin(pg_current_snapshot())
+limit 1
 """
 
-_FIRE_ONE = f"""
+# `brushed`: values that come to the level of an alert that has fired and not been far enough away from it since.
+_CHECK = f"""
+with page as materialized (
+  select row_number() over (order by s.xid, s.id) as n, s.* from (
+    select * from stream t
+    where (t.xid, t.id) > (%s::text::xid8, %s) and t.xid < pg_snapshot_xmin(pg_current_snapshot())
+    order by t.xid, t.id fetch first %s rows with ties) s
+), path as materialized (
+  select subject, stream, max(value) as high, min(value) as low,
+         max(greatest(value, previous)) as highest, min(least(value, previous)) as lowest,
+         array_agg(value order by happened_at) as values, array_agg(happened_at order by happened_at) as times,
+         array_agg(n order by happened_at) as places
+  from page where fresh group by subject, stream
+), cap as (
+  select greatest(%s / greatest(count(*), 1), %s) as n from path
+), near as materialized ({_UP} union all {_DOWN} union all {_EITHER}
+), hit as materialized (
+  select n.alert_id, n.direction, n.level, n.arms, n.band, n.since, n.n, t.subject, t.stream,
+         t.value, t.previous, t.happened_at, t.received_at, t.source, t.about
+  from near n join page t using (n)
+), crowded as materialized (
+  select exists(select from hit cross join cap group by subject, stream, cap.n having count(*) >= cap.n) as yes
+), brushed as materialized (
+  select w.alert_id, count(*) as touches, max(t.happened_at) as at
+  from path p cross join lateral (
+         select * from alert_watch w where w.subject = p.subject and w.stream = p.stream
+           and w.target between p.lowest and p.highest offset 0) w
+       join page t on t.subject = p.subject and t.stream = p.stream and t.happened_at > w.since
+                      and t.fresh and t.changed
+                      and (t.previous < w.target and t.value >= w.target and w.direction <> 'up'
+                           or t.previous > w.target and t.value <= w.target and w.direction <> 'down')
+       left join near n on n.alert_id = w.alert_id
+  where n.n is null or t.n < n.n
+  group by w.alert_id
+), {_FIRE}, touched as (
+  update alert a set touches = a.touches + b.touches
+  from brushed b where a.id = b.alert_id and not (select yes from crowded)
+                       and not exists (select from near n where n.alert_id = b.alert_id)
+  returning a.id
+), seen as (
+  update alert_watch w set since = b.at from brushed b where w.alert_id = b.alert_id
+                                                            and w.alert_id = any(array(select id from touched))
+)
+select (select count(*) from page), (select xid::text::bigint from page p order by p.xid desc, p.id desc limit 1),
+       (select id from page p order by p.xid desc, p.id desc limit 1), (select count(*) from kept),
+       (select count(*) from triggered), (select count(*) from braked), (select yes from crowded)
+"""
+
+_UNTOUCHED = "brushed as (select null::bigint as alert_id, 0 as touches where false)"
+
+_FIRE_NOW = f"""
 with hit as materialized (
-  select w.alert_id, w.arms, q.price, q.previous, q.happened_at, q.received_at, q.source
-  from alert_watch w join quote q using (symbol) where w.alert_id = %s
-), {_FIRE}
+  select w.alert_id, w.direction, w.level, w.arms, w.band, null::timestamptz as since, w.subject, w.stream,
+         v.value, v.previous, v.happened_at, v.received_at, v.source, v.about
+  from alert_watch w join newest v using (subject, stream) where w.alert_id = any(%s)
+), {_UNTOUCHED}, {_FIRE}
 select count(*) from triggered
+"""
+
+_FIRE_DUE = f"""
+with hit as materialized (
+  select w.alert_id, w.direction, w.level, w.arms, w.band, null::timestamptz as since, w.subject, w.stream,
+         v.value, v.previous, w.since as happened_at, v.received_at, v.source, v.about
+  from alert_watch w join gauge v on v.subject = w.subject and v.measure = w.stream
+  where w.direction = 'date' and w.since <= %s order by w.since limit %s for update of w skip locked
+), {_UNTOUCHED}, {_FIRE}
+select (select count(*) from hit), (select count(*) from kept), (select count(*) from triggered),
+       (select count(*) from braked)
 """

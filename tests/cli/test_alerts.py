@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 import db
 from cli.main import nightdesk as command
 from domain.failures import Rejected
+from domain.measures import Reading
 from domain.prices import Price
-from models import prices
+from models import prices, readings
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -43,7 +44,7 @@ def tick(symbol: str, value: str) -> None:
 def test_an_alert_that_is_not_reached_waits_for_the_operator(call):
     tick("BTCUSD", "97000.50")
     said = call("alerts", "add", "btcusd", "above", "98000").output
-    assert "BTCUSD above 98000 waits; the price is 97000.5" in said
+    assert "BTCUSD above 98000 waits; it is 97000.5" in said
     assert "operator@localhost is told" in said
     (row,) = json.loads(call("alerts", "list", "--json").output)
     assert (row["email"], row["status"], row["level"], row["state"]) == (
@@ -100,18 +101,82 @@ def test_a_removed_alert_is_gone_from_the_list(call):
     ("words", "reason"),
     [
         (("BTCUSD", "above", "NaN"), "never reached"),
-        (("BTCUSD", "above", "-5"), "never reached"),
-        (("BTCUSD", "above", "0"), "never reached"),
+        (("BTCUSD", "above", "-5"), "always true"),
+        (("BTCUSD", "below", "0"), "never reached"),
         (("BTCUSD", "above", "much"), "'much' is not a number"),
-        (("BTCUSD", "equals", "5"), "not one of 'above', 'below', 'crosses'"),
-        (("BTCUSD", "above", "5", "--direction", "up"), "has no direction"),
+        (("BTCUSD", "sideways", "5"), "no measure 'sideways'"),
+        (("BTCUSD",), "BTCUSD above 70000, say"),
+        (("BTCUSD", "above"), "BTCUSD above 70000, say"),
+        (("BTCUSD", "above", "5", "6"), "BTCUSD above 70000, say"),
+        (("BTCUSD", "above", "5", "--direction", "up"), "only 'crosses' has"),
         (("BTCUSD", "above", "5", "--user", "ann"), "'ann' is not a mail address"),
+        (("BTCUSD", "rsi", "above", "70"), "rsi14 of what bar"),
+        (("BTCUSD", "rsi", "above", "101", "--bar", "1d"), "never reached"),
+        (("BTCUSD", "above", "5", "--every", "never"), "is not a duration"),
+        (("BTCUSD", "above", "5", "--per-bar"), "once per bar of what bar"),
+        (("BTCUSD", "down", "100%"), "never reached"),
+        (("BTCUSD", "up", "5%", "--since", "yesterday"), "no base 'yesterday'"),
+        (("M123", "starts_at", "within", "soon"), "a duration above zero"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_reason_and_nothing_is_written(call, words, reason):
-    assert reason in call("alerts", "add", *words, code=2).output
+    assert reason in " ".join(call("alerts", "add", *words, code=2).output.replace("│", " ").split())
     assert db.rows("select count(*) from alert") == [(0,)]
     assert db.rows("select count(*) from app_user") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("words", "described"),
+    [
+        (("BTCUSD", "above", "98000", "--every", "1h"), "BTCUSD above 98000, every time with 60 min between"),
+        (("BTCUSD", "up", "5%"), "BTCUSD percent_up 5 % since creation"),
+        (("BTCUSD", "down", "5", "--since", "24h"), "BTCUSD percent_down 5 % since 24h"),
+        (("BTCUSD", "crosses", "98000", "--per-bar", "--bar", "1h"), "crosses 98000 (either), once per bar of 1h"),
+        (("BTCUSD", "above", "98000", "--at-close", "--bar", "1d"), "above 98000, at the close of each bar of 1d"),
+        (("BTCUSD", "rsi", "above", "70", "--bar", "1d"), "BTCUSD rsi14 of 1d above 70"),
+        (("BTCUSD", "macd", "crosses", "0", "--bar", "1h"), "BTCUSD macd of 1h crosses 0 (either)"),
+        (("BTCUSD", "mention"), "BTCUSD mention happens"),
+    ],
+)
+def test_the_words_of_a_rule_are_understood(call, words, described):
+    tick("BTCUSD", "97000")
+    assert described in call("alerts", "add", *words).output
+
+
+def test_a_date_is_waited_for(call):
+    readings.record([Reading("M123", "starts_at", Decimal(1_900_000_000), datetime.now(UTC), "x")], datetime.now(UTC))
+    assert "M123 starts_at within 30 min waits" in call("alerts", "add", "M123", "starts_at", "within", "30m").output
+    assert "waits for the date" in " ".join(call("alerts", "list").output.split())
+
+
+def test_an_alert_rests_and_is_taken_up_again(call):
+    tick("BTCUSD", "97000")
+    (row,) = json.loads(call("alerts", "add", "BTCUSD", "above", "98000", "--json").output)
+    number = str(row["id"])
+    assert "is paused" in call("alerts", "pause", number).output
+    assert "no active alert" in call("alerts", "pause", number, code=1).output
+    assert "paused: by an operator" in " ".join(call("alerts", "list").output.split())
+    assert "is active again" in call("alerts", "resume", number).output
+    assert "no paused alert" in call("alerts", "resume", number, code=1).output
+
+
+def test_a_firing_is_explained_and_decided_again(call):
+    tick("BTCUSD", "97000")
+    call("alerts", "add", "BTCUSD", "below", "97000")
+    ((number,),) = db.rows("select id from alert_trigger")
+    said = " ".join(call("alerts", "explain", str(number)).output.split())
+    assert "BTCUSD price at or below 97000, by the value when it was made" in said
+    assert "the same: it fires" in said
+    db.rows("update alert_trigger set value = 97001")
+    assert "DIFFERENT" in call("alerts", "explain", str(number), code=1).output
+    assert "no trigger 0" in call("alerts", "explain", "0", code=1).output
+
+
+def test_the_types_say_what_may_be_asked_and_what_is_only_declared(call):
+    rows = {(row["type"], row["measure"]): row for row in json.loads(call("alerts", "types", "--json").output)}
+    assert rows["price", "price"]["alive"] == "yes"
+    assert rows["match_start", "starts_at"]["alive"] == "declared"
+    assert rows["technical", "rsi14"]["conditions"] == ["above", "below", "crosses"]
 
 
 def test_a_symbol_that_is_not_followed_is_refused_with_what_to_do(call):

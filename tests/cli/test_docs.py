@@ -43,12 +43,20 @@ def test_an_app_that_uses_the_contract_alone_gets_its_alert() -> None:
         db.rows("set local role nightdesk_app")
         ((user,),) = db.rows("insert into app_user (external_id, email) values ('u1', 'u1@example.org') returning id")
         for level in (90, 110):
-            db.rows("insert into alert (user_id, symbol, kind, level) values (%s, 'BTCUSD', 'above', %s)", user, level)
+            db.rows(
+                "insert into alert (user_id, subject, condition, level) values (%s, 'BTCUSD', 'above', %s)", user, level
+            )
+        db.rows("insert into alert (user_id, subject, condition, level) values (%s, 'NOSUCH', 'above', 100)", user)
     counts = check_alerts(datetime.now(UTC))
-    assert counts["adopted"] == 2
+    assert (counts["adopted"], counts["refused"]) == (2, 1)
     with db.transaction():
         db.rows("set local role nightdesk_app")
-        assert db.rows("select level, status from alert order by level") == [(90, "triggered"), (110, "active")]
+        assert db.rows("select level, status from alert order by level") == [
+            (90, "triggered"),
+            (100, "refused"),
+            (110, "active"),
+        ]
+        assert "NOSUCH is not followed" in db.rows("select reason from alert where level = 100")[0][0]
         assert len(db.rows("select title from notification where user_id = %s", user)) == 1
         db.rows("update alert set status = 'removed' where level = 110")
     later = now + timedelta(seconds=1)

@@ -9,9 +9,10 @@ from domain.notifications import MAX_TRIES, known_zone, message, rest, wait
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DATA = {
-    "alert_id": 12, "symbol": "BTCUSD", "price": "97012.5", "previous": "96990", "source": "binance",
+    "alert_id": 12, "subject": "BTCUSD", "stream": "price", "value": "97012.5", "touches": 0,
+    "previous": "96990", "source": "binance",
     "happened_at": "2026-11-23T12:00:05+00:00", "received_at": "2026-11-23T12:00:06+00:00",
-    "rule": {"kind": "crosses", "level": "97000", "direction": "up"},
+    "rule": {"condition": "crosses", "level": "97000", "direction": "up"},
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_a_price_that_reaches_a_level_is_a_mail_in_the_inbox(demo):
     assert deliver_notifications(due_at=now()) == {"routed": 1, "sent": 1}
     (mail,) = [message.parsed for message in demo.mail.messages]
     ((key, title, shot),) = db.rows(
-        "select d.key, n.title, t.price from delivery d join notification n on n.id = d.notification_id"
+        "select d.key, n.title, t.value from delivery d join notification n on n.id = d.notification_id"
         " join alert_trigger t on n.key = 'trigger-' || t.id"
     )
     assert mail["To"] == "ann@example.com"

@@ -15,9 +15,10 @@ from models.alerts import user_with
 from tests.mail import mail_server
 
 NOW = datetime.now(UTC)
-DATA = """{"alert_id": 1, "symbol": "BTCUSD", "price": "2", "previous": null, "source": "binance",
+DATA = """{"alert_id": 1, "subject": "BTCUSD", "stream": "price", "value": "2", "touches": 0,
+           "previous": null, "source": "binance",
            "happened_at": "2026-11-23T12:00:05+00:00", "received_at": "2026-11-23T12:00:06+00:00",
-           "rule": {"kind": "above", "level": "1"}}"""
+           "rule": {"condition": "above", "level": "1"}}"""
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""Silences: streams without a fresh value, told once to the owners of the alerts that wait for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from peewee import CompositeKey, TextField
+
+import db
+from models.fields import InstantField
+
+WAIT = timedelta(minutes=10)  # for a value that is late, before anybody is told
+
+
+class Silence(db.BaseModel):
+    """A stream of which there has been no fresh value for so long that the owners of alerts on it were told."""
+
+    subject = TextField()
+    stream = TextField()
+    state = TextField()  # missing, stale
+    told_at = InstantField()
+
+    class Meta:
+        primary_key = CompositeKey("subject", "stream")
+
+
+class Change(NamedTuple):
+    """Streams that fell silent and that speak again, and owners who were told."""
+
+    begun: int
+    ended: int
+    told: int
+
+
+def settle(now: datetime) -> Change:
+    """Note which streams that alerts wait for are silent, and which are no more; tell each owner once, of all."""
+    with db.transaction():
+        ((ended,),) = db.rows(_END, now)
+        ((begun, told),) = db.rows(_BEGIN, now, WAIT, now, WAIT)
+    return Change(begun, ended, told)
+
+
+def tell_of(alerts: Sequence[int]) -> int:
+    """Tell the owners of new alerts that wait for a stream that is silent already; how many."""
+    ((told,),) = db.rows(_ADOPT, list(alerts))
+    return int(told)
+
+
+_WATCHED = " or ".join(
+    f"exists (select from alert_watch w where w.direction = '{direction}' and w.subject = v.subject"
+    " and w.stream = v.stream)"
+    for direction in ("up", "down", "either", "date")
+)
+_WATCHES = " union all ".join(
+    f"""select w.alert_id, v.state from begun v join alert_watch w
+          on w.direction = '{direction}' and w.subject = v.subject and w.stream = v.stream"""
+    for direction in ("up", "down", "either", "date")
+)
+
+# `quiet` are alerts and the states of their streams: they say so in their rows, and each owner gets one message.
+_TELL = """
+hushed as (
+  update alert a set silence = q.state from quiet q where a.id = q.alert_id and a.status = 'active'
+  returning a.id, a.user_id, a.subject, a.stream
+), by_stream as (
+  select user_id, subject, stream, count(*) as alerts from hushed group by 1, 2, 3
+), by_owner as (
+  select b.user_id, count(*) as streams, sum(b.alerts) as alerts, min(b.subject) as subject,
+         (array_agg(b.subject || case b.stream when 'price' then '' else ' ' || b.stream end order by b.subject))[:5]
+           as names,
+         jsonb_agg(jsonb_build_array(b.subject || ' ' || b.stream, case when v.value is null then '"none yet"'::jsonb
+           else jsonb_build_object('at', v.happened_at) end) order by b.subject) as details
+  from by_stream b left join newest v using (subject, stream) group by b.user_id
+), told as (
+  insert into notification (user_id, kind, severity, subject, title, data)
+  select user_id, 'alert', 'warning', case when streams = 1 then subject end,
+         'No fresh value of ' || array_to_string(names, ', ')
+           || case when streams > 5 then ' and ' || streams - 5 || ' more' else '' end || ': '
+           || case when alerts = 1 then 'one alert of yours waits' else alerts || ' of your alerts wait' end,
+         jsonb_build_object('details', details) from by_owner
+  returning 1
+)
+"""
+
+_BEGIN = f"""
+with late as materialized (
+  select q.symbol as subject, 'price'::text collate "C" as stream, case when q.price is null then 'missing'
+           else 'stale' end as state
+  from quote q join instrument i using (symbol), cast(%s as timestamptz) as t(now), cast(%s as interval) as w(wait)
+  where case when q.price is null then i.created_at
+          else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.now - w.wait
+  union all
+  select g.subject, g.measure, case when g.value is null then 'missing' else 'stale' end
+  from gauge g, cast(%s as timestamptz) as t(now), cast(%s as interval) as w(wait)
+  where case when g.value is null then g.created_at else g.stale_at end <= t.now - w.wait
+), begun as (
+  insert into silence (subject, stream, state)
+  select subject, stream, state from late v
+  where ({_WATCHED}) and not exists (select from silence s where s.subject = v.subject and s.stream = v.stream)
+  on conflict do nothing
+  returning subject, stream, state
+), quiet as materialized ({_WATCHES}), {_TELL}
+select (select count(*) from begun), (select count(*) from told)
+"""
+
+_END = f"""
+with over as (
+  delete from silence s using newest v
+  where v.subject = s.subject and v.stream = s.stream and (v.stale_at > %s and v.value is not null or not ({_WATCHED}))
+  returning s.subject, s.stream
+), spoken as (
+  update alert a set silence = null from over o
+  where a.subject = o.subject and a.stream = o.stream and a.silence is not null
+)
+select count(*) from over
+"""
+
+_ADOPT = f"""
+with quiet as materialized (
+  select a.id as alert_id, s.state from alert a join silence s using (subject, stream) where a.id = any(%s)
+), {_TELL}
+select count(*) from told
+"""
