@@ -146,6 +146,21 @@ class Settings:
         "YAHOO", "on", "use Yahoo (unofficial, personal use only): live FX, and the last resort", switch
     )
 
+    # deposits
+    ethereum_rpc_url: str = setting(
+        "ETHEREUM_RPC_URL", "https://ethereum-rpc.publicnode.com", "Ethereum's JSON-RPC", web, secret=True
+    )
+    bsc_rpc_url: str = setting("BSC_RPC_URL", "https://bsc-rpc.publicnode.com", "BSC's JSON-RPC", web, secret=True)
+    polygon_rpc_url: str = setting(
+        "POLYGON_RPC_URL", "https://polygon-bor-rpc.publicnode.com", "Polygon's JSON-RPC", web, secret=True
+    )
+    esplora_url: str = setting("ESPLORA_URL", "https://blockstream.info/api", "Bitcoin by Esplora", web)
+    bitcoind_url: str = setting("BITCOIND_URL", "", "Bitcoin by a node of your own, before Esplora", web)
+    bitcoind_login: str = setting("BITCOIND_LOGIN", "", "its user:password", secret=True)
+    solana_rpc_url: str = setting(
+        "SOLANA_RPC_URL", "https://api.mainnet-beta.solana.com", "Solana's JSON-RPC", web, secret=True
+    )
+
     # notifications
     smtp_url: str = setting(
         "SMTP_URL", "", "mail server: smtp://user:password@host:587, smtps://…:465", url("smtp", "smtps"), secret=True

@@ -16,12 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 from rq_scheduler import Scheduler as RqScheduler
 
 import db
+import models.chains
 import models.orders
 import models.prices
 import models.sessions
@@ -29,7 +31,7 @@ from domain.cadence import Every, Market, Plan, cron, every, plan
 from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
-from jobs import alerts, notifications, orders, prices, sessions, upkeep
+from jobs import alerts, chains, deposits, notifications, orders, prices, sessions, upkeep
 
 if TYPE_CHECKING:
     from redis.client import PubSub
@@ -40,8 +42,19 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(every(2, stagger=0.3), notifications.deliver_notifications),  # right after the check
     Entry(every(10), orders.expire_orders, freshness=models.orders.freshness),
     Entry(every(30, stagger=7), alerts.check_silences),
+    Entry(every(10), deposits.credit_deposits),
+    # money on its way
+    *(
+        Entry(every(60), chains.scan_chain, key=name, args=(name,), freshness=partial(models.chains.freshness, name))
+        for name in chains.CHAINS
+    ),
+    Entry(every(30), chains.check_confirmations),
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
+    # what operators see
+    Entry(every(300), deposits.publish_deposit_report),
+    Entry(every(3600), deposits.find_stuck_deposits),
+    Entry(every(3600), deposits.verify_balances),
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
     Entry(cron("27 3 * * *"), upkeep.prune_history),

@@ -25,6 +25,7 @@ COMMANDS = {
     "alerts": "cli.alerts:alerts",
     "orders": "cli.orders:orders",
     "ledger": "cli.ledger:ledger",
+    "deposits": "cli.deposits:deposits",
     "dead": "cli.dead:dead",
     "budget": "cli.budget:budget",
     "operators": "cli.operators:operators",

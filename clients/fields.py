@@ -74,3 +74,17 @@ def instant(provider: str, value: Any, name: str) -> datetime:
     if at is None or at.tzinfo is None or not 2000 <= at.year <= 2099:
         raise Rejected(f"{provider}: {name} is {value!r:.60}, not a time")
     return at.astimezone(UTC)
+
+
+def whole(provider: str, value: Any, name: str, most: int = 2**64 - 1) -> int:
+    """A whole number from 0 to `most`; 3.0 and true are none."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
+        return value
+    raise Rejected(f"{provider}: {name} is {value!r:.60}, not a whole number from 0 to {most}")
+
+
+def rows(provider: str, value: Any, name: str) -> list[Any]:
+    """A list."""
+    if isinstance(value, list):
+        return value
+    raise Rejected(f"{provider}: {name} is {value!r:.60}, not a list")

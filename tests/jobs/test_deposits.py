@@ -1,0 +1,198 @@
+"""Crediting, holds, reports, what is stuck, and the proof of balance."""
+
+import json
+from decimal import Decimal
+from threading import Thread
+
+import db
+from jobs.chains import check_confirmations
+from jobs.deposits import (
+    CACHE_KEY,
+    credit_deposits,
+    find_stuck_deposits,
+    publish_deposit_report,
+    verify_balances,
+)
+from models import ledger
+from tests.chains import events, now
+
+
+def confirmed(world, *amounts):
+    for amount in amounts:
+        world.pay(amount)
+    world.chain.mine(12)
+    world.scan()
+    check_confirmations(due_at=now())
+
+
+def test_a_held_users_deposits_wait_and_a_release_lets_them_pass_with_its_reason_in_the_audit(world, nightdesk):
+    db.rows("insert into deposit_hold (user_id, reason) values (%s, 'source of funds')", world.ann)
+    confirmed(world, "1")
+    assert credit_deposits(due_at=now()) == {"credited": 0, "held": 1}
+    assert db.rows("select state, reason from deposit") == [("held", "source of funds")]
+    assert credit_deposits(due_at=now()) == {"credited": 0, "held": 0}
+    ((number,),) = db.rows("select id from deposit")
+    done = nightdesk("deposits", "release", str(number), "--why", "papers came", "--who", "kim")
+    assert done.returncode == 0, done.stderr
+    assert credit_deposits(due_at=now())["credited"] == 1
+    assert db.rows("select who, new ->> 'why' from audit") == [("kim", "papers came")]
+
+
+def test_large_amounts_wait_for_a_check_where_the_asset_says_so_and_the_app_may_clear_them_before(world):
+    db.rows("update chain_asset set hold_above = 10 where contract = ''")
+    confirmed(world, "9.9", "10", "11")
+    db.rows("update deposit set cleared_at = now() where amount = 11")
+    assert credit_deposits(due_at=now()) == {"credited": 2, "held": 1}
+    assert db.rows("select reason from deposit where state = 'held'") == [("10 ETH or more waits for a check",)]
+
+
+def test_one_that_the_ledger_refuses_is_held_alone_and_the_others_are_credited(world):
+    confirmed(world, "1", "2.123456789", "3")
+    db.rows("update asset set scale = 8 where code = 'ETH'")
+    assert credit_deposits(due_at=now()) == {"credited": 2, "held": 1}
+    ((reason,),) = db.rows("select reason from deposit where state = 'held'")
+    assert "2.123456789 is no amount of ETH" in reason
+    assert (world.available(), ledger.problems()) == (4, [])
+
+
+def test_four_workers_at_once_credit_each_deposit_once(world):
+    confirmed(world, *["1"] * 40)
+
+    def work():
+        with db.database.connection_context():
+            credit_deposits(due_at=now())
+
+    threads = [Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    assert (world.available(), set(world.states)) == (40, {"credited"})
+    assert events()["balance.credited"] == 40
+    assert ledger.problems() == []
+
+
+def test_retry_looks_again_at_what_failed_and_says_no_to_what_did_not(world, nightdesk):
+    world.pay("0.0005")
+    world.grow(12)
+    ((number,),) = db.rows("select id from deposit where state = 'failed'")
+    refused = nightdesk("deposits", "retry", str(number), "--why", "customer asks")
+    assert refused.returncode == 1
+    assert "less than the minimum" in refused.stderr
+    db.rows("update chain_asset set minimum = 0.0001")
+    done = nightdesk("deposits", "retry", str(number), "--why", "the minimum is lower now")
+    assert done.returncode == 0, done.stderr
+    world.look()
+    assert (world.states, world.available()) == (["credited"], Decimal("0.0005"))
+    assert nightdesk("deposits", "retry", str(number), "--why", "again").returncode == 1
+
+
+def test_retry_of_a_failed_transaction_fails_again_where_it_has_failed(world, nightdesk):
+    world.pay(ok=False)
+    world.grow(12)
+    ((number,),) = db.rows("select id from deposit")
+    assert nightdesk("deposits", "retry", str(number), "--why", "is it so?").returncode == 0
+    check_confirmations(due_at=now())
+    assert world.states == ["pending"]
+    world.look()
+    assert world.states == ["failed"]
+
+
+def test_the_proof_holds_with_deposits_in_every_state(world):
+    db.rows("insert into chain_address (chain, address) values ('ethereum', %s)", "0x" + "aa" * 20)
+    world.credited("3")
+    world.chain.pay("0x" + "aa" * 20, 7)  # the house's own wallet …
+    world.chain.mine()
+    house = ledger.our_account("house", "ETH")
+    ledger.post(
+        [ledger.Posting("operator", 1, 0, ledger.our_account("chain:ethereum", "ETH"), house, Decimal("7e-18"))]
+    )
+    world.pay("2"), world.pay("0.0001"), world.pay("9", ok=False), world.pay("4", token=True)
+    world.chain.mine(2)
+    world.look()
+    assert sorted(world.states) == ["confirming", "confirming", "credited", "failed", "failed"]
+    assert verify_balances(due_at=now()) == {"proofs": 3, "drifts": 0, "failed": 0}
+    world.chain.reorg(2, drop=True)
+    world.look()
+    assert verify_balances(due_at=now())["drifts"] == 0
+
+
+def test_one_unit_too_much_in_a_wallet_is_found_and_pauses_its_asset_until_an_operator_resumes_it(world, nightdesk):
+    world.credited("1")
+    in_her_wallet = "update account set balance = balance + %s where user_id = %s and asset = 'ETH'"
+    db.rows(in_her_wallet, Decimal("1e-18"), world.ann)
+    assert verify_balances(due_at=now())["drifts"] == 1
+    assert db.rows("select asset, chain, drift from balance_proof where drift <> 0") == [("ETH", "", Decimal("1e-18"))]
+    assert events()["balance.drifted"] == 1
+    confirmed(world, "1")
+    world.pay("5", token=True)
+    world.grow(12)
+    assert world.available(asset="USDC") == 5  # other assets go on
+    assert db.rows("select state from deposit where asset = 'ETH' order by id") == [("credited",), ("confirmed",)]
+    assert verify_balances(due_at=now())["drifts"] == 1  # said once
+    assert events()["balance.drifted"] == 1
+    db.rows(in_her_wallet, Decimal("-1e-18"), world.ann)
+    done = nightdesk("deposits", "resume", "ETH", "--why", "a test of mine", "--who", "kim")
+    assert done.returncode == 0, done.stderr
+    assert world.look()["credited"] == 1
+    assert db.rows("select who, action, target, new ->> 'why' from audit") == [
+        ("kim", "deposits resume", "ETH", "a test of mine")
+    ]
+    assert verify_balances(due_at=now())["drifts"] == 0
+
+
+def test_one_unit_missing_on_the_chain_is_found(world):
+    world.credited("1")
+    block = next(b for b in world.chain.blocks if b.payments)
+    object.__setattr__(block.payments[0], "units", 10**18 - 1)
+    assert verify_balances(due_at=now())["drifts"] == 1
+    assert db.rows("select chain, drift from balance_proof where drift <> 0") == [("ethereum", Decimal("-1e-18"))]
+    ((reason,),) = db.rows("select reason from credit_pause")
+    assert reason == "ethereum holds 0.999999999999999999 ETH, the ledger says 1"
+
+
+def test_two_accounts_that_are_wrong_by_the_same_do_not_cover_one_another(world):
+    world.credited("1"), world.credited("1", world.bob)
+    db.rows(
+        "update account set balance = balance + case user_id when %s then 1 else -1 end where user_id > 0", world.ann
+    )
+    assert verify_balances(due_at=now())["drifts"] == 1
+
+
+def test_a_node_that_is_away_costs_its_own_proof_alone(world, chain_servers):
+    world.credited("1")
+    chain_servers.faults.add("ethereum", 500)
+    assert verify_balances(due_at=now()) == {"proofs": 1, "drifts": 0, "failed": 1}
+
+
+def test_what_waits_for_too_long_is_found_with_its_likely_cause_and_forgotten_when_it_goes_on(world):
+    db.rows("update chain_asset set hold_above = 5")
+    world.pay("1"), world.pay("8")
+    world.chain.mine(3)
+    world.look()
+    assert find_stuck_deposits(due_at=now()) == {"stuck": 0, "new": 0}
+    assert find_stuck_deposits(due_at=now(hours=1)) == {"stuck": 2, "new": 2}
+    ((detail, *_), *_) = db.rows("select detail from chain_incident where kind = 'stuck'")
+    assert "ETH confirming for 60 min, expected 17 min:" in detail
+    assert "see docs/deposits.md#" in detail
+    assert find_stuck_deposits(due_at=now(hours=2)) == {"stuck": 2, "new": 0}
+    assert events()["deposits.stuck"] == 1
+    world.grow(12)
+    assert sorted(world.states) == ["credited", "held"]
+    assert find_stuck_deposits(due_at=now(hours=2)) == {"stuck": 0, "new": 0}
+    assert find_stuck_deposits(due_at=now(hours=25)) == {"stuck": 1, "new": 1}
+
+
+def test_the_report_says_where_chains_and_deposits_are(world, redis, nightdesk):
+    world.pay("1.25")
+    world.chain.mine(3)
+    world.look()
+    publish_deposit_report(due_at=now())
+    report = json.loads(redis.get(CACHE_KEY))
+    (ethereum,) = [row for row in report["chains"] if row["chain"] == "ethereum"]
+    assert (ethereum["cursor"], ethereum["behind"], ethereum["addresses"]) == (1043, 0, 2)
+    assert [(row["asset"], row["state"], row["count"]) for row in report["deposits"]] == [("ETH", "confirming", 1)]
+    shown = nightdesk("deposits", "report").stdout
+    assert "ethereum" in shown
+    assert "1.25" in shown
+    assert "confirming" in nightdesk("deposits", "list").stdout
+    ((number,),) = db.rows("select id from deposit")
+    assert json.loads(nightdesk("deposits", "show", str(number), "--json").stdout)[0]["state"] == "confirming"
+    assert nightdesk("deposits", "show", "0").returncode == 1
