@@ -11,7 +11,8 @@ def up(migrator, db):
           number bigint not null, hash text not null,  -- of its block
           address text not null, user_id bigint not null references app_user,
           contract text not null, asset text collate "C" not null references asset,
-          units numeric(78) not null check (units > 0), amount numeric not null check (amount > 0),
+          units numeric not null check (units > 0 and units < 1e78 and scale(units) = 0),
+          amount numeric not null check (amount > 0),
           paid boolean not null,  -- false: the transaction failed, nothing has reached the address
           state text not null default 'pending'
             check (state in ('pending', 'confirming', 'confirmed', 'credited', 'failed', 'orphaned', 'held')),
