@@ -35,7 +35,7 @@ def up(migrator, db):
         -- The hook of compliance: no deposit of these users is credited before somebody has cleared it.
         create table deposit_hold (
           user_id bigint primary key references app_user, reason text not null check (reason <> ''),
-          created_at timestamptz not null default now()
+          created_at timestamptz not null default now(), ended_at timestamptz
         );
 
         -- The latest proof of each asset on each chain (an empty chain: of the users' wallets against the ledger).

@@ -95,7 +95,7 @@ class ChainAsset(db.BaseModel):
 class FinalityTier(db.BaseModel):
     """More confirmations for larger amounts: from `amount` on, so many."""
 
-    app_may = "select, insert, update, delete"
+    app_may = "select, insert, update (confirmations)"
 
     chain = TextField()
     contract = TextField()

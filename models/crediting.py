@@ -79,7 +79,8 @@ def hold() -> int:
         f"""with held as (
              update deposit d set state = 'held', changed_at = now(), reason = coalesce(
                h.reason, trim_scale(t.hold_above) || ' ' || t.asset || ' or more waits for a check')
-             from deposit e join chain_asset t using (chain, contract) left join deposit_hold h using (user_id)
+             from deposit e join chain_asset t using (chain, contract)
+                  left join deposit_hold h on h.user_id = e.user_id and h.ended_at is null
              where e.state = 'confirmed' and e.cleared_at is null
                and (h.user_id is not null or e.amount >= t.hold_above) and d.id = e.id and d.state = 'confirmed'
              returning d.*

@@ -48,13 +48,17 @@ class Deposit(db.BaseModel):
 
 
 class DepositHold(db.BaseModel):
-    """A user whose deposits are held before they are credited, each until its `cleared_at` is set."""
+    """A user whose deposits are held before they are credited, each until its `cleared_at` is set.
 
-    app_may = "select, insert, delete"
+    Set `ended_at` to hold no further ones, and to null to hold them again.
+    """
+
+    app_may = "select, insert (user_id, reason), update (reason, ended_at)"
 
     user_id = BigIntegerField(primary_key=True)
     reason = TextField()
     created_at = InstantField()
+    ended_at = InstantField(null=True)
 
 
 FACT = """jsonb_build_object('deposit_id', d.id, 'chain', d.chain, 'tx', d.tx, 'output', d.output, 'address', d.address,
