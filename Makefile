@@ -1,6 +1,6 @@
-# make run | test | lint | check | bench       (PG=15: test against /usr/lib/postgresql/15/bin)
+# make run | test | lint | check | bench | anvil       (PG=15: test against /usr/lib/postgresql/15/bin)
 .DELETE_ON_ERROR:
-.PHONY: run test lint check bench install format clean
+.PHONY: run test lint check bench anvil install format clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -25,6 +25,9 @@ bench: .venv/bench
 	@for script in $$(grep -l __main__ bench/*.py | grep -v /chaos_); do \
 		$(BIN)/python -m $$(echo $${script%.py} | tr / .) || exit 1; done
 
+anvil:  # a real Ethereum node for the tests of deposits, where there is npm
+	@npm install --silent --no-audit --no-fund --prefix .cache/anvil @foundry-rs/anvil@1.7.1
+
 format: install
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -42,4 +45,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

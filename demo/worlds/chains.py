@@ -61,6 +61,10 @@ KINDS = {
     "bitcoin": Kind(6, {}, {"": 10**5}),
     "solana": Kind(0.4, {MINT: 6}, {"": 10**8, MINT: 10**7}),
 }
+GENESIS = {
+    "bitcoin": "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f",
+    "solana": "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d",
+}  # the hash of the first block, by which a chain is known
 FINALIZED = 32  # blocks behind the head
 
 
