@@ -99,19 +99,12 @@ def mailbox(text: str) -> str:
     return text
 
 
-CHANNELS = ("email", "telegram", "line", "discord", "webhook", "apprise", "console")
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Words with commas between."""
-    return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
-
-
 def channel_names(text: str) -> tuple[str, ...]:
     """Names of delivery channels with commas between."""
-    if set(names(text)) - set(CHANNELS):
-        raise ValueError(f"a list of {', '.join(CHANNELS)}")
-    return names(text)
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if set(names) - {"email", "console"}:
+        raise ValueError("a list of email, console")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,28 +160,27 @@ class Settings:
     solana_rpc_url: str = setting(
         "SOLANA_RPC_URL", "https://api.mainnet-beta.solana.com", "Solana's JSON-RPC", web, secret=True
     )
+    # stocks; a service without its key is off
+    finnhub_url: str = setting("FINNHUB_URL", "https://finnhub.io/api/v1", "Finnhub, stocks", web)
+    finnhub_key: str = setting("FINNHUB_KEY", "", "Finnhub's key: US stocks, earnings", secret=True)
+    twelve_data_url: str = setting("TWELVE_DATA_URL", "https://api.twelvedata.com", "Twelve Data, stocks", web)
+    twelve_data_key: str = setting("TWELVE_DATA_KEY", "", "Twelve Data's key: stocks of many markets", secret=True)
+    twelve_data_day: int = setting("TWELVE_DATA_DAY", "800", "credits a day that its plan grants", whole)
+    twelve_data_minute: int = setting("TWELVE_DATA_MINUTE", "8", "credits a minute that its plan grants", whole)
+    alpha_vantage_url: str = setting("ALPHA_VANTAGE_URL", "https://www.alphavantage.co", "Alpha Vantage, stocks", web)
+    alpha_vantage_key: str = setting(
+        "ALPHA_VANTAGE_KEY", "", "Alpha Vantage's key: stocks, fundamentals, earnings, dividends", secret=True
+    )
+    alpha_vantage_day: int = setting("ALPHA_VANTAGE_DAY", "25", "calls a day that its plan grants", whole)
 
     # notifications
     smtp_url: str = setting(
         "SMTP_URL", "", "mail server: smtp://user:password@host:587, smtps://…:465", url("smtp", "smtps"), secret=True
     )
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails", mailbox)
-    mails_per_minute: int = setting("MAILS_PER_MINUTE", "600", "what the mail server takes", whole)
-    telegram_url: str = setting("TELEGRAM_URL", "https://api.telegram.org", "Telegram's Bot API", web)
-    telegram_token: str = setting("TELEGRAM_TOKEN", "", "the bot that writes to users' chats", secret=True)
-    line_url: str = setting("LINE_URL", "https://api.line.me", "LINE's Messaging API", web)
-    line_token: str = setting("LINE_TOKEN", "", "access token of the LINE channel that pushes", secret=True)
-    discord_url: str = setting("DISCORD_URL", "https://discord.com", "Discord, for users' webhooks", web)
-    apprise_services: tuple[str, ...] = setting(
-        "APPRISE_SERVICES", "pbul,pover,sinch,slack,twilio,vonage", "which of Apprise's services users may name", names
-    )
     channels: tuple[str, ...] = setting(
-        "CHANNELS", ",".join(CHANNELS), "what delivers notifications, besides the app", channel_names
+        "CHANNELS", "email,console", "what delivers notifications, besides the app: email, console", channel_names
     )
-    public_url: str = setting(
-        "PUBLIC_URL", "", "where `web` is reached from outside: for links in mails, and what delivery is live for", web
-    )
-    notification_days: int = setting("NOTIFICATION_DAYS", "90", "days for which notifications are kept", whole)
     operator_email: str = setting(
         "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those that the command adds without --user", address
     )
@@ -222,7 +214,6 @@ def load(environ: Mapping[str, str]) -> Settings:
     values["code_version"] = values["code_version"] or next(
         (environ[name][:12] for name in ("RENDER_GIT_COMMIT", "HEROKU_SLUG_COMMIT") if environ.get(name)), "dev"
     )
-    values["public_url"] = values["public_url"] or environ.get("RENDER_EXTERNAL_URL", "")
     values["intervals"] = {
         name: _parsed(name, text.strip(), seconds)
         for name, text in environ.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from json import dumps
 from typing import Any
@@ -25,6 +26,16 @@ def nudge() -> None:
 
     with suppress(RedisError):  # the fact is committed, and readers sweep once a second
         db.redis().publish(NUDGE, "")
+
+
+def show(topic: str, states: Mapping[str, dict[str, Any]], changed: Collection[str], ttl: float) -> None:
+    """Put states into the cache under their keys, for `ttl` seconds, and tell whoever listens of those that changed."""
+    pipeline = db.redis().pipeline(transaction=False)
+    for key, state in states.items():
+        pipeline.set(key, dumps(state, default=str), px=int(ttl * 1000))
+    pipeline.execute()
+    for key in changed:
+        broadcast(topic, states[key])
 
 
 def broadcast(topic: str, payload: dict[str, Any]) -> None:

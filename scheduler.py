@@ -23,15 +23,18 @@ from redis.exceptions import RedisError
 from rq_scheduler import Scheduler as RqScheduler
 
 import db
+import models.bars
 import models.chains
 import models.orders
 import models.prices
 import models.sessions
-from domain.cadence import Every, Market, Plan, cron, every, plan
+import models.stocks
+from domain.cadence import Every, Market, Plan, after_close, before_open, cron, every, plan, while_open
+from domain.stocks import MARKETS
 from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
-from jobs import alerts, chains, deposits, notifications, orders, prices, sessions, upkeep
+from jobs import alerts, bars, chains, deposits, notifications, orders, prices, sessions, stocks, upkeep
 
 if TYPE_CHECKING:
     from redis.client import PubSub
@@ -51,10 +54,30 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(every(30), chains.check_confirmations),
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
+    *(
+        Entry(
+            while_open(market, 15),
+            stocks.sync_stock_prices,
+            market,
+            (market,),
+            freshness=partial(models.stocks.freshness, market),
+        )
+        for market in MARKETS.values()
+    ),
     # what operators see
     Entry(every(300), deposits.publish_deposit_report),
     Entry(every(3600), deposits.find_stuck_deposits),
     Entry(every(3600), deposits.verify_balances),
+    # what a day of stocks leaves behind
+    *(Entry(before_open(m, minutes=40), bars.sync_splits, m, (m,)) for m in MARKETS.values()),
+    *(
+        Entry(after_close(m, minutes=90), bars.sync_daily_bars, m, (m,), freshness=partial(models.bars.freshness, m))
+        for m in MARKETS.values()
+    ),
+    Entry(cron("0 6 * * *"), stocks.sync_fundamentals),
+    Entry(cron("11 6 * * *"), stocks.sync_earnings_calendar),
+    Entry(cron("23 6 * * *"), bars.sync_dividends),
+    Entry(cron("43 3 * * *"), bars.find_gaps, "bars"),
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
     Entry(cron("27 3 * * *"), upkeep.prune_history),

@@ -128,7 +128,7 @@ def models() -> list[type[db.BaseModel]]:
 def keys() -> list[tuple[str, str]]:
     """Documented keys and channels, from the modules that write them."""
     import events
-    from jobs import prices
+    from domain import prices
 
     return [
         (

@@ -26,7 +26,6 @@ COMMANDS = {
     "orders": "cli.orders:orders",
     "ledger": "cli.ledger:ledger",
     "deposits": "cli.deposits:deposits",
-    "notifications": "cli.notifications:notifications",
     "dead": "cli.dead:dead",
     "budget": "cli.budget:budget",
     "operators": "cli.operators:operators",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
@@ -11,6 +11,7 @@ from domain.failures import Rejected
 from domain.prices import HIGHEST
 
 LONGEST_NUMBER = 40  # characters
+NOTHING = ("", "-", "–", "None", "N/D", "N/A", "null")  # how services write that there is no number
 
 
 def document(provider: str, body: bytes | str) -> Any:
@@ -43,6 +44,11 @@ def field(provider: str, value: Any, *path: str | int) -> Any:
     return value
 
 
+def member(value: Any, name: str) -> Any:
+    """A member that may be missing."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
 def text(provider: str, value: Any, name: str) -> str:
     """A text that is not empty."""
     if isinstance(value, str) and value:
@@ -50,15 +56,66 @@ def text(provider: str, value: Any, name: str) -> str:
     raise Rejected(f"{provider}: {name} is {value!r:.60}, not a text")
 
 
+def _number(value: Any) -> Decimal | None:
+    try:
+        return Decimal(value) if isinstance(value, str | int | Decimal) and not isinstance(value, bool) else None
+    except (InvalidOperation, ValueError):
+        return None
+
+
 def price(provider: str, value: Any, name: str) -> Decimal:
     """A price above zero and below 1e15, from a text or a number; "-", "None", NaN and the like are Rejected."""
-    try:
-        number = Decimal(value) if isinstance(value, str | int | Decimal) and not isinstance(value, bool) else None
-    except (InvalidOperation, ValueError):
-        number = None
+    number = _number(value)
     if number is None or not number.is_finite() or not 0 < number < HIGHEST or number.adjusted() < -18:
         raise Rejected(f"{provider}: {name} is {value!r:.60}, not a price")
     return number
+
+
+def optional_count(provider: str, value: Any, name: str) -> int | None:
+    """A whole number from 0 on such as a volume, or None where the service has none."""
+    if value is None or value in NOTHING:
+        return None
+    number = _number(value)
+    if number is None or not number.is_finite() or not 0 <= number < HIGHEST:
+        raise Rejected(f"{provider}: {name} is {value!r:.60}, not a count")
+    return int(number)
+
+
+def optional_number(provider: str, value: Any, name: str) -> Decimal | None:
+    """Any number, negative ones too, or None where the service has none: null, "None", "-", "N/D".
+
+    Where a zero means that there is none, write `optional_number(…) or None`.
+    """
+    if value is None or value in NOTHING:
+        return None
+    number = _number(value)
+    if number is None or not number.is_finite() or abs(number) >= HIGHEST:
+        raise Rejected(f"{provider}: {name} is {value!r:.60}, not a number")
+    return number
+
+
+def number(provider: str, value: Any, name: str) -> Decimal:
+    """Any number; whether it can be a price is for others to judge."""
+    found = optional_number(provider, value, name)
+    if found is None:
+        raise Rejected(f"{provider}: {name} is {value!r:.60}, not a number")
+    return found
+
+
+def day(provider: str, value: Any, name: str) -> date:
+    """A date as 2026-11-27, years 1900 to 2099; what follows a space (a time) is left out."""
+    try:
+        found = date.fromisoformat(value[:10]) if isinstance(value, str) else None
+    except ValueError:
+        found = None
+    if found is None or not 1900 <= found.year <= 2099:
+        raise Rejected(f"{provider}: {name} is {value!r:.60}, not a day")
+    return found
+
+
+def optional_day(provider: str, value: Any, name: str) -> date | None:
+    """A date, or None where the service has none."""
+    return None if value is None or value in NOTHING else day(provider, value, name)
 
 
 def instant(provider: str, value: Any, name: str) -> datetime:

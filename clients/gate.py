@@ -128,6 +128,28 @@ def _report(provider: Provider, error: str, wait: float, counters: str, now: dat
     db.redis().register_script(_REPORT)(keys=[_key(provider.name)], args=arguments)
 
 
+def blocked(provider: Provider, now: datetime) -> bool:
+    """Whether its breaker lets nobody through now."""
+    until = db.redis().hget(_key(provider.name), "open_until")
+    return until is not None and float(until) > now.timestamp()
+
+
+def asked_at(provider: Provider) -> datetime | None:
+    """When it last answered or failed."""
+    raw: Any = db.redis().hmget(_key(provider.name), "ok_at", "error_at")
+    return _instant(max((value.decode() for value in raw if value), default=None, key=float))
+
+
+def of_day(provider: Provider, now: datetime) -> tuple[int, int] | None:
+    """Credits that a day has for calls that are not urgent, and how many are spent; None where days are not counted."""
+    for window in provider.windows:
+        if window.name == "day":
+            started_at = bounds("day", now)[0]
+            spent = usage.used(started_at).get((provider.name, "day", started_at), 0)
+            return window.ceiling(provider.reserve), spent
+    return None
+
+
 @dataclass(frozen=True)
 class State:
     """A provider as the operator sees it; every text is redacted."""

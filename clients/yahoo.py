@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from clients import fields, http
 from clients.providers import provider
 from domain.budget import Window
-from domain.failures import Rejected, Unavailable
+from domain.failures import Rejected, Unavailable, Unlisted
 from domain.prices import Price
 
 YAHOO = provider(
@@ -57,19 +58,29 @@ def parse_price(body: bytes | str, symbol: str) -> Price:
     Prices in hundredths (GBp) are given in whole units of the currency. Raises Rejected for
     `{"chart": {"result": null, "error": {"code", "description"}}}`.
     """
+    meta = fields.field("yahoo", parse_chart(body, symbol), "meta")
+    price = fields.price("yahoo", fields.field("yahoo", meta, "regularMarketPrice"), "regularMarketPrice")
+    at = fields.instant("yahoo", fields.field("yahoo", meta, "regularMarketTime"), "regularMarketTime")
+    return Price(symbol, price / hundredths(meta), at, "yahoo")
+
+
+def parse_chart(body: bytes | str, symbol: str) -> Any:
+    """The one result of a chart. Raises Rejected, as Unlisted where Yahoo knows no such symbol."""
     answer = fields.document("yahoo", body)
     error = fields.field("yahoo", answer, "chart", "error") if _has_error(answer) else None
     if error:
-        raise Rejected(f"yahoo: {symbol}: {error!r:.120}")
-    meta = fields.field("yahoo", answer, "chart", "result", 0, "meta")
-    said = fields.field("yahoo", meta, "symbol")
+        unlisted = isinstance(error, dict) and error.get("code") == "Not Found"
+        raise (Unlisted if unlisted else Rejected)(f"yahoo: {symbol}: {error!r:.120}")
+    chart = fields.field("yahoo", answer, "chart", "result", 0)
+    said = fields.field("yahoo", chart, "meta", "symbol")
     if said != symbol:
         raise Rejected(f"yahoo: symbol is {said!r:.30}, not {symbol}")
-    price = fields.price("yahoo", fields.field("yahoo", meta, "regularMarketPrice"), "regularMarketPrice")
-    if str(fields.field("yahoo", meta, "currency")) in HUNDREDTHS:
-        price /= 100
-    at = fields.instant("yahoo", fields.field("yahoo", meta, "regularMarketTime"), "regularMarketTime")
-    return Price(symbol, price, at, "yahoo")
+    return chart
+
+
+def hundredths(meta: Any) -> int:
+    """By how much to divide prices: London quotes in pence."""
+    return 100 if str(fields.field("yahoo", meta, "currency")) in HUNDREDTHS else 1
 
 
 def _has_error(answer: object) -> bool:

@@ -14,3 +14,7 @@ class Unavailable(Exception):
 
 class Rejected(Exception):
     """A person must look: wrong key, unknown symbol, malformed answer. Names the provider and the field."""
+
+
+class Unlisted(Rejected):
+    """The source answered that it has no such symbol: wrong from the start, renamed, or delisted."""

@@ -11,6 +11,7 @@ from typing import Any
 
 KINDS = ("crypto", "fx", "metal", "stock", "index", "other")
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._:-]{0,23}")
+CACHE_KEY = "nightdesk:quote:{}"  # JSON of `snapshot`; gone after QUOTE_TTL without a sync
 HIGHEST = Decimal("1e15")  # above this a "price" is a time stamp or a lost decimal point
 AHEAD = timedelta(minutes=15)  # clocks differ, and fixings bear the time for which they are planned
 
@@ -21,6 +22,9 @@ ALLOWED_AGE = {
     "gold-api": timedelta(minutes=5),
     "yahoo": timedelta(minutes=15),
     "frankfurter": timedelta(days=5, hours=6),
+    "finnhub": timedelta(minutes=15),
+    "twelve-data": timedelta(minutes=15),
+    "alpha-vantage": timedelta(hours=7),  # of trading: what it gives without pay is of the last close
 }
 DEFAULT_AGE = timedelta(minutes=15)
 

@@ -113,6 +113,24 @@ class Calendar:
         """Open spans that end later than `instant`, in order, without end."""
         return (span for session in self.sessions(instant) for span in session.spans if span[1] > instant)
 
+    def closed(self, instant: datetime) -> Session:
+        """The last one that has closed by then; no holiday lasts three weeks."""
+        latest = None
+        for session in self.sessions(instant - timedelta(days=21)):
+            if session.closes_at > instant and latest:
+                return latest
+            latest = session
+        raise AssertionError
+
+    def days(self, first: date, last: date) -> list[date]:
+        """The days from `first` to `last` on which it trades."""
+        found = []
+        for session in self.sessions(self.week.instant(first, 0)):
+            if session.date > last:
+                break
+            found.append(session.date)
+        return found
+
     def is_open(self, instant: datetime) -> bool:
         """Whether the market trades at that instant."""
         return next(self.spans(instant))[0] <= instant

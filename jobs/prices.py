@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from json import dumps
 
 import clients.prices
 import config
 import db
 import events
 from domain.failures import Rejected
-from domain.prices import believable, snapshot
+from domain.prices import CACHE_KEY, believable, snapshot
 from models import partitions, prices
 from queues import DEFAULT, LOW, job
-
-CACHE_KEY = "nightdesk:quote:{}"  # JSON of domain.prices.snapshot; gone after QUOTE_TTL without a sync
 
 
 @job(DEFAULT, timeout=30)
@@ -30,20 +27,9 @@ def sync_prices(due_at: datetime) -> dict[str, int]:
             symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
             events.publish(f"prices.{state}", {"symbols": symbols})
     changed = {quote["symbol"] for quote in written if quote["changed"]}
-    show(changed, received_at)
+    states = {CACHE_KEY.format(quote["symbol"]): snapshot(quote) for quote in prices.quotes(received_at)}
+    events.show("quote", states, sorted(map(CACHE_KEY.format, changed)), config.settings.quote_ttl)
     return {"written": len(written), "changed": len(changed), "failed": len(failed), "turned": len(turned)}
-
-
-def show(changed: set[str], now: datetime) -> None:
-    """Put every quote into the cache in one go, and tell whoever listens of those whose price is another one."""
-    pipeline = db.redis().pipeline(transaction=False)
-    quotes = [snapshot(quote) for quote in prices.quotes(now)]
-    for quote in quotes:
-        pipeline.set(CACHE_KEY.format(quote["symbol"]), dumps(quote), px=int(config.settings.quote_ttl * 1000))
-    pipeline.execute()
-    for quote in quotes:
-        if quote["symbol"] in changed:
-            events.broadcast("quote", quote)
 
 
 @job(LOW, timeout=300)

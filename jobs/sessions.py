@@ -12,13 +12,13 @@ from domain.sessions import BY_RULE, EXCHANGES, regular_sessions
 from models import sessions
 from queues import LOW, job
 
-YESTERDAY = timedelta(days=7)  # what has just been is kept right, too: prices of last Friday are aged by it
+BEHIND = timedelta(days=400)  # days that have been tell on which a bar is missing, and by how much a price is old
 
 
 @job(LOW, timeout=150)
 def sync_sessions(due_at: datetime) -> dict[str, int]:
     """Know the sessions of every market two years ahead: holidays, half-days, breaks, special closings."""
-    first, last = (due_at - YESTERDAY).date(), (due_at + sessions.AHEAD).date()
+    first, last = (due_at - BEHIND).date(), (due_at + sessions.AHEAD).date()
     found, failures, source = calendars.fetch_sessions(EXCHANGES, first, last)
     found += [session for market in BY_RULE for session in regular_sessions(market, first, last)]
     said_by = {**dict.fromkeys(EXCHANGES, source), **dict.fromkeys(BY_RULE, "rule")}

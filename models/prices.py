@@ -74,17 +74,21 @@ class Tick(db.BaseModel):
 
 
 def active_instruments() -> list[dict[str, Any]]:
-    """Symbol and kind of what is to be synced."""
-    return db.maps("select symbol, kind from instrument where active order by symbol")
+    """Symbol and kind of what is to be synced, but for stocks: those have hours and budgets, see models.stocks."""
+    return db.maps("select symbol, kind from instrument where active and kind <> 'stock' order by symbol")
 
 
 def record(
-    prices: Sequence[Price], failures: Mapping[str, Exception], received_at: datetime
+    prices: Sequence[Price],
+    failures: Mapping[str, Exception],
+    received_at: datetime,
+    old_at: Mapping[str, datetime] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write what a sync has learnt: observations newer than what we have (the others write nothing), and states.
 
     An outage leaves a price fresh until it is too old; a refused or malformed answer makes it stale at once, and
-    it stays so until an answer comes. `prices` has one observation per symbol. Returns the quotes written, with
+    it stays so until an answer comes. `prices` has one observation per symbol; `old_at` says when that is old, where
+    another age than the instrument's or the source's counts. Returns the quotes written, with
     `changed` where the price itself is another one, and the quotes whose state was another one before (`was`).
     """
     with db.transaction():
@@ -96,6 +100,7 @@ def record(
             db.array(price.happened_at for price in prices),
             db.array(price.source for price in prices),
             db.array(f"{allowed_age(price.source).total_seconds()}s" for price in prices),
+            db.array((old_at or {}).get(price.symbol) for price in prices),
             received_at,
         )
         settled = db.maps(
@@ -112,12 +117,12 @@ def record(
 # A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together.
 _WRITE = """
 with seen as materialized (
-  select s.symbol, s.price, least(s.happened_at, now) as happened_at, s.source, s.allowed, now
-  from unnest(%s::text[], %s::numeric[], %s::timestamptz[], %s::text[], %s::interval[])
-         as s(symbol, price, happened_at, source, allowed), cast(%s as timestamptz) as now
+  select s.symbol, s.price, least(s.happened_at, now) as happened_at, s.source, s.allowed, s.old_at, now
+  from unnest(%s::text[], %s::numeric[], %s::timestamptz[], %s::text[], %s::interval[], %s::timestamptz[])
+         as s(symbol, price, happened_at, source, allowed, old_at), cast(%s as timestamptz) as now
 ), newer as materialized (
   select s.*, q.state as was, q.price is distinct from s.price as changed,
-         s.happened_at + coalesce(i.max_age, s.allowed) as stale_at
+         coalesce(s.old_at, s.happened_at + coalesce(i.max_age, s.allowed)) as stale_at
   from seen s join instrument i on i.symbol = s.symbol and i.active join quote q on q.symbol = s.symbol
   where q.happened_at is null or q.happened_at < s.happened_at
 ), written as (
@@ -207,10 +212,10 @@ def retire(symbol: str) -> bool:
 
 
 def freshness(now: datetime) -> list[dict[str, Any]]:
-    """Each quote's age against what is allowed for it; a missing one counts as a day old."""
+    """Each quote's age against what is allowed for it, but for stocks; a missing one counts as a day old."""
     return db.maps(
         """select q.symbol as name, coalesce(cast(%s as timestamptz) - q.happened_at, interval '1 day') as age,
                   coalesce(q.stale_at - q.happened_at, i.max_age, interval '1 hour') as allowed
-           from quote q join instrument i using (symbol) where i.active""",
+           from quote q join instrument i using (symbol) where i.active and i.kind <> 'stock'""",
         now,
     )

@@ -37,7 +37,7 @@ def _weeks():
 @pytest.fixture(scope="module")
 def library():
     """What the library says from 2026 on, asked once."""
-    return fetch_sessions(EXCHANGES, date(2026, 1, 1), (datetime.now(UTC) + timedelta(days=800)).date())
+    return fetch_sessions(EXCHANGES, date(2024, 11, 1), (datetime.now(UTC) + timedelta(days=1200)).date())
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_crypto_is_the_librarys_24_7():
 
 def test_outside_of_holidays_and_half_days_our_regular_weeks_are_the_librarys(library):
     for market in EXCHANGES:
-        theirs = {s.date: s for s in library[0] if s.market == market}
+        theirs = {s.date: s for s in library[0] if s.market == market and s.date.year >= 2026}
         ours = {s.date: s for s in regular_sessions(market, date(2026, 1, 1), max(theirs))}
         assert theirs.keys() <= ours.keys()
         assert [s for day, s in theirs.items() if not s.half_day and s != ours[day]] == []
@@ -115,11 +115,10 @@ def test_a_special_closing_that_is_published_late_is_taken_over_and_is_a_fact(da
     assert not calendar("XNYS").is_open(datetime(2026, 12, 9, 15, tzinfo=UTC))
 
 
-def test_what_has_been_is_left_alone(database, redis, said):
+def test_what_has_long_been_is_left_alone(database, redis, said):
     sync_sessions(due_at=DUE)
     said[:] = [s for s in said if s.date != date(2026, 11, 2)]
-    sync_sessions(due_at=datetime(2026, 11, 26, tzinfo=UTC))
-    assert sync_sessions(due_at=datetime(2026, 12, 26, tzinfo=UTC))["changed"] == 0
+    assert sync_sessions(due_at=DUE + timedelta(days=410))["changed"] == 0
 
 
 def test_one_market_that_the_library_cannot_tell_costs_only_that_market(database, redis, said, monkeypatch):

@@ -1,0 +1,259 @@
+"""Stocks: what sources say of them, whose turn it is when the budget is short, and what a split does to a price."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Context, Decimal
+
+from domain.bad_ticks import NAMES, ROUNDING, Neighbours, impossible, out_of_level
+from domain.budget import Window, bounds
+from domain.prices import Price, allowed_age
+from domain.sessions import calendar
+
+HELD_EVERY = timedelta(seconds=15)  # a symbol that a user holds
+EVERY = timedelta(minutes=1)  # any other that somebody wants
+PAUSE, LONGEST_PAUSE = timedelta(hours=1), timedelta(days=7)  # for a symbol that nobody knows
+BUSY = 4  # seconds of a run that a source which grants so many calls a second may take
+MOST = 40  # symbols of one run
+# To which share each kind of call may bring a day's credits: what comes early in the day leaves room for what follows.
+CREDITS = {"fundamentals": 0.15, "earnings": 0.3, "actions": 0.3, "prices": 0.8, "bars": 1.0}
+MARKETS = {"": "XNYS", "L": "XLON", "HK": "XHKG", "T": "XTKS", "BK": "XBKK"}  # whose hours, by what follows the dot
+EXACT = Context(prec=28)
+SPLIT_NEAR = timedelta(days=10)  # a source may apply a split late, twice, or not at all around its day
+
+
+@dataclass(frozen=True)
+class Quote(Price):
+    """A price with what else the source says of the day; None: it does not say."""
+
+    open: Decimal | None = None
+    high: Decimal | None = None
+    low: Decimal | None = None
+    previous_close: Decimal | None = None
+    volume: int | None = None
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    market_cap: Decimal | None = None
+    currency: str | None = None
+
+    @property
+    def prices(self) -> dict[str, Decimal | None]:
+        """Those that must lie within the day's low and high."""
+        return {"price": self.price, **{name: getattr(self, name) for name in ("open", "high", "low", "bid", "ask")}}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A day of a stock as it was traded, in prices of that day's shares."""
+
+    symbol: str
+    date: date
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: int | None
+    source: str
+
+    @property
+    def prices(self) -> dict[str, Decimal | None]:
+        """By name."""
+        return {name: getattr(self, name) for name in NAMES}
+
+
+@dataclass(frozen=True)
+class Split:
+    """From `date` on a share is `ratio` of the shares before: 4 where each became four, 0.1 where ten became one."""
+
+    symbol: str
+    date: date
+    ratio: Decimal
+    source: str
+
+
+@dataclass(frozen=True)
+class Dividend:
+    """Who held a share before `ex_on` gets `amount` for it, in that day's shares."""
+
+    symbol: str
+    ex_on: date
+    amount: Decimal
+    source: str
+    declared_on: date | None = None
+    recorded_on: date | None = None
+    paid_on: date | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """What a source says of a symbol's past days."""
+
+    bars: tuple[Bar, ...] = ()
+    splits: tuple[Split, ...] = ()
+    dividends: tuple[Dividend, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A day on which a company is expected to report, and what is expected of it."""
+
+    symbol: str
+    report_on: date
+    source: str
+    fiscal_end_on: date | None = None
+    hour: str | None = None  # before open, after close, while open
+    estimate: Decimal | None = None  # earnings per share
+
+
+@dataclass(frozen=True)
+class Fundamentals:
+    """What kind of company it is, and its key figures; by the names of models.stocks.Fundamental's columns."""
+
+    symbol: str
+    source: str
+    quarter_on: date | None  # the end of the latest quarter that is in it
+    words: Mapping[str, str | None]
+    numbers: Mapping[str, Decimal | None]
+
+
+def market_of(symbol: str) -> str:
+    """The market whose hours a symbol has, by its suffix: `PTT.BK` is XBKK, `AAPL` is XNYS."""
+    _, _, suffix = symbol.rpartition(".") if "." in symbol else ("", "", "")
+    return MARKETS.get(suffix, MARKETS[""])
+
+
+def old_at(price: Price, max_age: timedelta | None = None) -> datetime:
+    """When a stock's price is old: hours in which its market is closed do not age it."""
+    return calendar(market_of(price.symbol)).open_for(price.happened_at, max_age or allowed_age(price.source))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A symbol that somebody wants, how much, and when it was last asked for."""
+
+    symbol: str
+    want: int  # three for each user who holds it, two for each alert, one for each watchlist
+    held: bool
+    asked_at: datetime | None
+
+    def overdue(self, now: datetime) -> float:
+        """How many of its periods have passed since it was asked for; without end for one that never was."""
+        period = HELD_EVERY if self.held else EVERY
+        return math.inf if self.asked_at is None else (now - self.asked_at) / period
+
+
+def turns(wanted: Iterable[Wanted], now: datetime, calls: int | None) -> list[str]:
+    """The symbols to ask for now, whose turn is most overdue first.
+
+    `calls` are those of a day, None where they do not matter: with fewer calls than symbols only the most wanted
+    ones are asked for at all, so that those have a price of the day, rather than each one of last week.
+    """
+    most_wanted = sorted(wanted, key=lambda w: (-w.want, w.symbol))[:calls]
+    soon = timedelta(seconds=1)  # a run that starts a little early by its clock is the run that was meant
+    due = [w for w in most_wanted if w.overdue(now + soon) >= 1]
+    return [w.symbol for w in sorted(due, key=lambda w: -w.overdue(now))][:MOST]
+
+
+def in_one_run(windows: Iterable[Window]) -> int:
+    """How many calls of one run keep within a source's seconds and minutes, and the run short."""
+    seconds = HELD_EVERY.total_seconds()
+    shares = [w.limit * (BUSY if w.seconds <= BUSY else seconds / w.seconds) for w in windows if not w.calendar]
+    return max(1, int(min(shares, default=MOST)))
+
+
+def share_of_day(market: str, counts: Mapping[str, int], now: datetime) -> tuple[float, timedelta]:
+    """Which share of what is left to ask for today (UTC) is a market's, by stocks and open hours; and those hours."""
+    ends_at = bounds("day", now)[1]
+    left = {each: calendar(each).open_between(now, ends_at) for each in counts}
+    total = sum((left[each] * counts[each] for each in counts), timedelta())
+    mine = left.get(market, timedelta())
+    return (mine * counts[market] / total if total else 0.0), mine
+
+
+def affordable(left: int, asked_at: datetime | None, now: datetime, open_left: timedelta) -> int:
+    """How many of the `left` credits of a day may be spent now, so that they last evenly until the last close.
+
+    With 20 credits and 200 minutes left one falls due every ten minutes, counted from the last call; the first at
+    once. A break is not made up for at once: what it left is dealt out anew.
+    """
+    if left <= 0 or open_left <= timedelta():
+        return max(0, left)
+    step = open_left / left
+    latest = now - max(step, HELD_EVERY)
+    return min(left, (now - max(asked_at or latest, latest)) // step)
+
+
+def ask_again_at(now: datetime, refused: int) -> datetime:
+    """When a symbol that nobody knew `refused` times in a row is asked for again: an hour, two, four … a week later."""
+    return now + min(PAUSE * 2 ** min(refused - 1, 20), LONGEST_PAUSE)
+
+
+def quote_doubt(quote: Quote, near: Neighbours) -> str | None:
+    """Why a quote is not to be believed, or None. Without neighbours the close of the day before is the only one."""
+    if not near.prices and quote.previous_close:
+        near = Neighbours([quote.previous_close])
+    return impossible(quote.prices) or out_of_level({"price": quote.price}, near)
+
+
+def bar_doubt(bar: Bar, near: Neighbours) -> str | None:
+    """Why a bar is not to be believed, or None."""
+    return impossible(bar.prices) or out_of_level(bar.prices, near)
+
+
+def differs(one: Bar, other: Bar) -> bool:
+    """Whether two bars of a day say different things, beyond what sources round."""
+    pairs = ((getattr(one, name), getattr(other, name)) for name in NAMES)
+    return any(abs(mine / theirs - 1) > ROUNDING for mine, theirs in pairs)
+
+
+def ratio_between(splits: Iterable[Split], earlier: date, later: date) -> Decimal:
+    """Into how many shares of `later` one share of `earlier` has become."""
+    ratio = Decimal(1)
+    for split in splits:
+        if earlier < split.date <= later:
+            ratio *= split.ratio
+    return ratio
+
+
+def neighbours(closes: Mapping[date, Decimal], day: date, splits: Sequence[Split], count: int = 4) -> Neighbours:
+    """The closes of up to `count` days before and after `day`, in that day's shares.
+
+    After a split by four on 31 August the 400 of the 28th are 100.
+    """
+    days = sorted(closes)
+    before, after = days[: bisect_left(days, day)][-count:], days[bisect_right(days, day) :][:count]
+    return Neighbours(
+        [EXACT.divide(closes[d], ratio_between(splits, d, day)) for d in before],
+        [EXACT.multiply(closes[d], ratio_between(splits, day, d)) for d in after],
+        [split.ratio for split in splits if abs(split.date - day) <= SPLIT_NEAR],
+    )
+
+
+def before(closes: Mapping[date, Decimal], day: date, splits: Sequence[Split], count: int = 4) -> Neighbours:
+    """The last closes until `day`, in that day's shares; that day's own price, where there is one, goes before all."""
+    days = [day] if day in closes else sorted(other for other in closes if other < day)[-count:]
+    return Neighbours([EXACT.divide(closes[d], ratio_between(splits, d, day)) for d in days])
+
+
+def believable(
+    bars: Sequence[Bar], known: Mapping[date, Decimal], splits: Sequence[Split]
+) -> tuple[list[Bar], list[tuple[Bar, str, Neighbours]]]:
+    """Split the bars of one symbol into those to keep and those to doubt, with reason and neighbours.
+
+    The neighbours are `known` closes, and the other bars that are possible by themselves.
+    """
+    closes = {**{bar.date: bar.close for bar in bars if not impossible(bar.prices)}, **known}
+    kept: list[Bar] = []
+    doubted: list[tuple[Bar, str, Neighbours]] = []
+    for bar in bars:
+        near = neighbours(closes, bar.date, splits)
+        reason = bar_doubt(bar, near)
+        if reason:
+            doubted.append((bar, reason, near))
+        else:
+            kept.append(bar)
+    return kept, doubted

@@ -1,0 +1,146 @@
+"""Daily bars, splits and dividends of the stocks that users want; and the nightly look for bars that lack or lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import clients.stocks
+import db
+import events
+from clients.allotment import affords
+from domain.bad_ticks import Neighbours
+from domain.failures import Rejected, Unavailable
+from domain.sessions import calendar
+from domain.stocks import Bar, History, believable, differs, market_of
+from models import bars, gaps, quarantine, sessions, stocks
+from queues import LOW, batches, job
+
+SPLITS_BACK, DIVIDENDS_BACK, A_YEAR = timedelta(days=15), timedelta(days=400), timedelta(days=370)
+CHECKED_A_NIGHT = 25  # stocks whose year of bars is compared with the source's, those that waited longest
+TRIES = 5  # nights in which a day is asked for
+
+
+@job(LOW, timeout=900)
+def sync_daily_bars(market: str, due_at: datetime) -> dict[str, int]:
+    """Fetch the daily bars of a market's stocks, with splits and dividends, as they were traded."""
+    sessions.remember()
+    last = calendar(market).closed(due_at).date
+    due = bars.without_bar(stocks.due("bars", due_at, market), last)
+    return _sync("bars", due, due_at, lambda symbol: clients.stocks.fetch_history(symbol, bars.since(symbol, last)))
+
+
+@job(LOW, timeout=900)
+def sync_splits(market: str, due_at: datetime) -> dict[str, int]:
+    """Fetch the latest splits of a market's stocks before it opens."""
+    first = due_at.date() - SPLITS_BACK
+    due = stocks.due("splits", due_at, market)
+    return _sync("splits", due, due_at, lambda symbol: clients.stocks.fetch_splits(symbol, first))
+
+
+@job(LOW, timeout=900)
+def sync_dividends(due_at: datetime) -> dict[str, int]:
+    """Fetch a year of dividends of every stock, once a week, with those to come where the source has them."""
+    first = due_at.date() - DIVIDENDS_BACK
+    due = stocks.due("dividends", due_at - timedelta(days=6))
+    return _sync("dividends", due, due_at, lambda symbol: clients.stocks.fetch_dividends(symbol, first))
+
+
+def _sync(what: str, due: Sequence[str], due_at: datetime, fetch: Callable[[str], History]) -> dict[str, int]:
+    """One symbol after the other, most wanted first; one that fails costs only itself."""
+    counts = {"asked": 0, "bars": 0, "actions": 0, "doubted": 0, "failed": 0}
+    for symbol in batches(due):
+        if affords(clients.stocks.SOURCES[what], "bars" if what == "bars" else "actions", due_at) == 0:
+            break
+        stocks.asked(what, [symbol], due_at)
+        counts["asked"] += 1
+        try:
+            history = fetch(symbol)
+        except (Unavailable, Rejected) as failure:
+            stocks.failed({symbol: failure}, datetime.now(UTC))
+            counts["failed"] += 1
+        else:
+            for name, count in keep(symbol, history, datetime.now(UTC)).items():
+                counts[name] += count
+    return {**counts, "left": len(due) - counts["asked"]}
+
+
+def keep(symbol: str, history: History, received_at: datetime) -> dict[str, int]:
+    """Write what a source says of a symbol: finished days alone, and what cannot be into quarantine."""
+    with db.transaction():
+        changed = bars.keep_actions(history.splits, history.dividends, received_at)
+        last = calendar(market_of(symbol)).closed(received_at).date
+        good, doubted = judge(symbol, [bar for bar in history.bars if bar.date <= last])
+        written = bars.keep_bars(good, received_at)
+        put_aside(doubted, received_at)
+        stocks.known([symbol], received_at)
+        if changed["splits"]:
+            events.publish("stocks.split", {"symbols": changed["splits"]})
+    return {"bars": written, "actions": sum(map(len, changed.values())), "doubted": len(doubted)}
+
+
+def judge(symbol: str, found: Sequence[Bar]) -> tuple[list[Bar], list[tuple[Bar, str, Neighbours]]]:
+    """Split bars into those to believe and those to doubt, by the closes around them and what an operator accepted."""
+    if not found:
+        return [], []
+    first, last = (pick(bar.date for bar in found) for pick in (min, max))
+    known = bars.closes([symbol], first - timedelta(days=20), last + timedelta(days=20))[symbol]
+    accepted = quarantine.accepted_bars(symbol)
+    others = [bar for bar in found if bar.date not in accepted]
+    good, doubted = believable(others, {**known, **accepted}, bars.splits([symbol])[symbol])
+    return [*good, *(bar for bar in found if accepted.get(bar.date) == bar.close)], doubted
+
+
+def put_aside(doubted: Iterable[tuple[Bar, str, Neighbours]], received_at: datetime) -> None:
+    """Into quarantine, and what is news there is a fact."""
+    for row in quarantine.keep(doubted, received_at):
+        events.publish("stocks.quarantined", row)
+
+
+@job(LOW, timeout=1800)
+def find_gaps(due_at: datetime) -> dict[str, int]:
+    """Find daily bars that are missing, cannot be, or are others at the source by now; fetch them again; report."""
+    sessions.remember()
+    followed = stocks.followed()
+    found = sum(look(symbol, due_at) for symbol in batches(followed))
+    days = gaps.open_days(followed, TRIES)
+    checked = dict.fromkeys(stocks.due("checked", due_at)[:CHECKED_A_NIGHT], due_at.date() - A_YEAR)
+    healed = asked = 0
+    for symbol, first in batches({**days, **checked}.items()):
+        if affords(clients.stocks.SOURCES["bars"], "bars", due_at) == 0:
+            break
+        stocks.asked("checked", [symbol], due_at)
+        corrected, mended = mend(symbol, first, datetime.now(UTC))
+        asked, found, healed = asked + 1, found + corrected, healed + mended
+    if found or healed:
+        events.publish("stocks.gaps", {"found": found, "healed": healed})
+    return {"found": found, "asked": asked, "healed": healed}
+
+
+def look(symbol: str, now: datetime) -> int:
+    """Put on record which days of a symbol's year lack a bar, and whose bar cannot be; how many are news."""
+    known = calendar(market_of(symbol))
+    last = known.closed(now - timedelta(hours=2)).date
+    with db.transaction():
+        year = bars.bars(symbol, last - A_YEAR, last)
+        _, doubted = judge(symbol, year)
+        put_aside(doubted, now)
+        wrong = gaps.note(symbol, "wrong", {bar.date: bar for bar, _, _ in doubted}, now)
+        lacking = gaps.without_bar(symbol, known.days(last - A_YEAR, last))
+        return wrong + gaps.note(symbol, "missing", dict.fromkeys(lacking), now)
+
+
+def mend(symbol: str, first: date, now: datetime) -> tuple[int, int]:
+    """Fetch a symbol's days again and write what is new; how many were others with us, how many are healed."""
+    try:
+        history = clients.stocks.fetch_history(symbol, first)
+    except (Unavailable, Rejected) as failure:
+        return 0, gaps.heal(symbol, {}, now, str(failure))
+    with db.transaction():
+        ours = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
+        good, _ = judge(symbol, history.bars)
+        others = {bar.date: ours[bar.date] for bar in good if bar.date in ours and differs(bar, ours[bar.date])}
+        corrected = gaps.note(symbol, "wrong", others, now)
+        keep(symbol, history, now)
+        there = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
+        return corrected, gaps.heal(symbol, there, now, None)

@@ -1,0 +1,107 @@
+"""Stocks: prices of those that users want, as often as the sources' budgets allow, and what companies they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import clients.prices
+import clients.stocks
+import config
+import db
+import events
+from clients.allotment import Allotment, affords, calls_of_day
+from clients.alpha_vantage import ALPHA_VANTAGE
+from clients.prices import NotItsTurn
+from clients.providers import Provider
+from domain.bad_ticks import Neighbours, impossible
+from domain.failures import Rejected, Unavailable
+from domain.prices import CACHE_KEY, Price, doubt, snapshot
+from domain.stocks import Quote, quote_doubt, turns
+from models import bars, companies, prices, quarantine, sessions, stocks
+from queues import DEFAULT, LOW, batches, job
+
+FUNDAMENTALS_EVERY = timedelta(hours=20)
+
+
+@job(DEFAULT, timeout=60)
+def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
+    """Fetch prices of a market's wanted stocks: each minute, each 15 s where users hold them, as budgets allow."""
+    sessions.remember()
+    stocks.adopt(clients.prices.guess)
+    wanted, allotment = stocks.wanted(market, due_at), Allotment(market, due_at)
+    sources = {link.provider.name: link.provider for w in wanted for link in clients.prices.chain(w.symbol, "stock")}
+    due = turns(wanted, due_at, calls_of_day(sources.values(), due_at))
+    found, failed = clients.prices.fetch([{"symbol": s, "kind": "stock"} for s in due], afford=allotment)
+    failures = {symbol: failure for symbol, failure in failed.items() if not isinstance(failure, NotItsTurn)}
+    asked = [symbol for symbol in due if symbol in failures or symbol not in failed]
+    received_at = datetime.now(UTC)
+    seen, doubted = judge(found, received_at, allotment)
+    with db.transaction():
+        stocks.asked("", asked, due_at)
+        written, turned = stocks.record(seen, failures, received_at)
+        stocks.known({quote.symbol for quote in seen}, received_at)
+        tell(turned, stocks.failed(failures, received_at), quarantine.keep(doubted, received_at))
+    show({quote["symbol"] for quote in written if quote["changed"]}, received_at)
+    return {"asked": len(asked), "written": len(written), "failed": len(failures), "doubted": len(doubted)}
+
+
+def judge(
+    found: Iterable[Price], received_at: datetime, afford: Callable[[Provider], int]
+) -> tuple[list[Quote], list[tuple[Quote, str, Neighbours]]]:
+    """Split quotes into those to believe and those to doubt; another source may vouch for a jump."""
+    quotes = [quote for quote in found if isinstance(quote, Quote)]
+    near = bars.around(quotes)
+    seen: list[Quote] = []
+    doubted: list[tuple[Quote, str, Neighbours]] = []
+    for quote in quotes:
+        hopeless = impossible(quote.prices) or doubt(quote, received_at)
+        reason = hopeless or quote_doubt(quote, near[quote.symbol])
+        if reason and (hopeless or not clients.stocks.vouched(quote, afford)):
+            doubted.append((quote, reason, near[quote.symbol]))
+        else:
+            seen.append(quote)
+    return seen, doubted
+
+
+def tell(turned: list[dict[str, Any]], unknown: list[str], doubted: list[dict[str, Any]]) -> None:
+    """Facts, in the transaction of what they are about."""
+    for state in {quote["state"] for quote in turned}:
+        symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
+        events.publish(f"prices.{state}", {"symbols": symbols})
+    if unknown:
+        events.publish("stocks.unknown", {"symbols": unknown})
+    for row in doubted:
+        events.publish("stocks.quarantined", row)
+
+
+def show(changed: set[str], now: datetime) -> None:
+    """Put the quotes that changed into the cache, and tell whoever listens."""
+    states = {CACHE_KEY.format(quote["symbol"]): snapshot(quote) for quote in prices.quotes(now, changed)}
+    events.show("quote", states, list(states), config.settings.quote_ttl)
+
+
+@job(LOW, timeout=600)
+def sync_fundamentals(due_at: datetime) -> dict[str, int]:
+    """Fetch key figures of the stocks whose figures are a day old, most wanted first, as the day's credits allow."""
+    due = stocks.due("fundamentals", due_at - FUNDAMENTALS_EVERY)
+    symbols = due[: affords([ALPHA_VANTAGE], "fundamentals", due_at)]
+    failures: dict[str, Exception] = {}
+    for symbol in batches(symbols):
+        stocks.asked("fundamentals", [symbol], due_at)
+        try:
+            found = clients.stocks.fetch_fundamentals(symbol)
+        except (Unavailable, Rejected) as failure:
+            failures[symbol] = failure
+        else:
+            companies.keep_fundamentals(found, datetime.now(UTC))
+    return {"asked": len(symbols), "left": len(due) - len(symbols), "failed": len(failures)}
+
+
+@job(LOW, timeout=120)
+def sync_earnings_calendar(due_at: datetime) -> dict[str, int]:
+    """Fetch the days of the coming three months on which companies that we follow report: one call for all."""
+    reports = clients.stocks.fetch_earnings(due_at.date())
+    changed = companies.keep_reports(reports, due_at.date(), datetime.now(UTC))
+    return {"reports": len(reports), "changed": changed}

@@ -1,0 +1,258 @@
+"""Stocks that somebody wants: which, their quotes, and when each was asked for what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from peewee import BigIntegerField, BooleanField, CompositeKey, DecimalField, IntegerField, TextField
+
+import db
+from domain.failures import Unlisted
+from domain.stocks import Quote, Wanted, ask_again_at, market_of, old_at
+from models import prices
+from models.fields import InstantField
+
+
+class WatchlistItem(db.BaseModel):
+    """A symbol that a user watches: the app inserts it, and sets `active` false when the user does not any more.
+
+    A stock that nobody wanted before is followed a minute later, while its market is open.
+    """
+
+    app_may = "select, insert (user_id, symbol, active), update (active)"
+
+    user_id = BigIntegerField()
+    symbol = TextField()
+    active = BooleanField()
+    created_at = InstantField()
+
+    class Meta:
+        table_name = "watchlist_item"
+        primary_key = CompositeKey("user_id", "symbol")
+
+
+class PortfolioItem(db.BaseModel):
+    """How much of a symbol a user's portfolio holds; 0 once it is sold. Prices of what is held come most often."""
+
+    app_may = "select, insert (user_id, symbol, quantity), update (quantity)"
+
+    user_id = BigIntegerField()
+    symbol = TextField()
+    quantity = DecimalField()
+    created_at = InstantField()
+
+    class Meta:
+        table_name = "portfolio_item"
+        primary_key = CompositeKey("user_id", "symbol")
+
+
+class Stock(db.BaseModel):
+    """A stock that we follow. `unknown`: no source has it (any more): it is wrong, renamed or delisted."""
+
+    app_may = "select"
+
+    symbol = TextField(primary_key=True)
+    market = TextField()  # XNYS, XLON, XHKG, XTKS, XBKK: whose hours it has
+    state = TextField()  # new, listed, unknown
+    refused = IntegerField()  # times in a row that no source knew it
+    ask_at = InstantField()
+    asked_at = InstantField(null=True)
+    bars_at = InstantField(null=True)
+    fundamentals_at = InstantField(null=True)
+    dividends_at = InstantField(null=True)
+    splits_at = InstantField(null=True)
+    checked_at = InstantField(null=True)
+    known_at = InstantField(null=True)  # when a source last had it
+    error = TextField(null=True)
+
+
+class StockQuote(db.BaseModel):
+    """The newest quote of a stock with its day. Its state and age are those of the `quote` of the symbol."""
+
+    app_may = "select"
+
+    symbol = TextField(primary_key=True)
+    last = DecimalField()
+    open = DecimalField(null=True)
+    high = DecimalField(null=True)
+    low = DecimalField(null=True)
+    previous_close = DecimalField(null=True)
+    volume = BigIntegerField(null=True)
+    bid = DecimalField(null=True)
+    ask = DecimalField(null=True)
+    market_cap = DecimalField(null=True)
+    currency = TextField(null=True)
+    change = DecimalField(null=True)  # since the previous close
+    percent = DecimalField(null=True)
+    source = TextField()
+    happened_at = InstantField()
+    received_at = InstantField()
+
+    class Meta:
+        table_name = "stock_quote"
+
+
+def adopt(guess: Any) -> int:
+    """Follow the stocks that somebody wants and nobody did before; how many. `guess` says which kind a symbol is."""
+    wanted = db.rows(
+        """select symbol from (select symbol from watchlist_item where active
+                               union select symbol from portfolio_item where quantity > 0) w
+           where not exists (select from instrument i where i.symbol = w.symbol) order by symbol limit 500"""
+    )
+    new = [symbol for (symbol,) in wanted if guess(symbol) == "stock"]
+    for symbol in new:
+        prices.add(symbol, "stock", None, None)
+    listed = db.rows(
+        """select i.symbol from instrument i left join stock s using (symbol)
+           where i.kind = 'stock' and s.symbol is null order by i.symbol"""
+    )
+    symbols = [symbol for (symbol,) in listed]
+    db.rows(
+        "insert into stock (symbol, market) select * from unnest(%s::text[], %s::text[]) on conflict do nothing",
+        db.array(symbols),
+        db.array(map(market_of, symbols)),
+    )
+    return len(new)
+
+
+# A retired instrument is wanted by nobody; one that an operator follows by hand is, if only a little.
+_WANT = """
+with want as (
+  select symbol, sum(points) as want, bool_or(held) as held from (
+    select symbol, 3 as points, true as held from portfolio_item where quantity > 0
+    union all select symbol, 1, false from watchlist_item where active
+    union all select subject, 2, false from alert where status in ('new', 'active')) w
+  group by symbol
+)
+select s.symbol, s.market, coalesce(w.want, 0)::int as want, coalesce(w.held, false) as held, s.asked_at, s.ask_at,
+       i.max_age
+from stock s join instrument i using (symbol) left join want w using (symbol)
+where i.active
+"""
+
+
+def wanted(market: str, now: datetime) -> list[Wanted]:
+    """The stocks of a market that may be asked for now."""
+    rows = db.maps(_WANT + " and s.market = %s and s.ask_at <= %s order by want desc, symbol", market, now)
+    return [Wanted(row["symbol"], row["want"], row["held"], row["asked_at"]) for row in rows]
+
+
+def followed() -> list[str]:
+    """Every stock, most wanted first."""
+    return [symbol for (symbol,) in db.rows(f"select symbol from ({_WANT}) w order by want desc, symbol")]
+
+
+def markets() -> dict[str, int]:
+    """How many stocks each market has."""
+    return dict(db.rows("select market, count(*) from stock join instrument using (symbol) where active group by 1"))
+
+
+def due(what: str, before: datetime, market: str | None = None) -> list[str]:
+    """Stocks whose `what` (bars, fundamentals, dividends, splits) was last asked for before that, most wanted first."""
+    rows = db.rows(
+        f"""select symbol from ({_WANT} and s.ask_at <= now() and coalesce(s.{what}_at < %s, true)
+              and (%s::text is null or s.market = %s)) w order by want desc, symbol""",
+        *(before, market, market),
+    )
+    return [symbol for (symbol,) in rows]
+
+
+def asked(what: str, symbols: Collection[str], at: datetime) -> None:
+    """Note that these were asked for, whatever the answer: their next turn comes after the others'."""
+    column = f"{what}_at" if what else "asked_at"
+    db.rows(f"update stock set {column} = %s where symbol = any(%s)", at, sorted(symbols))
+
+
+def record(
+    quotes: Sequence[Quote], failures: Mapping[str, Exception], received_at: datetime
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write quotes, newer ones alone, in both their tables; returns what `models.prices.record` does.
+
+    Closed hours do not make them old.
+    """
+    limits = dict(
+        db.rows("select symbol, max_age from instrument where symbol = any(%s)", [quote.symbol for quote in quotes])
+    )
+    old = {quote.symbol: old_at(quote, limits.get(quote.symbol)) for quote in quotes}
+    with db.transaction():
+        written, turned = prices.record(quotes, failures, received_at, old)
+        columns = (
+            "symbol", "price", "open", "high", "low", "previous_close", "volume", "bid", "ask", "market_cap",
+            "currency", "source", "happened_at",
+        )  # fmt: skip
+        db.rows(_QUOTE, *(db.array(getattr(quote, name) for quote in quotes) for name in columns), received_at)
+    return written, turned
+
+
+_QUOTE = """
+insert into stock_quote as q (symbol, last, open, high, low, previous_close, volume, bid, ask, market_cap, currency,
+                              source, happened_at, received_at)
+select s.symbol, last, open, high, low, previous_close, volume, bid, ask,
+       coalesce(s.market_cap, last * f.shares), coalesce(s.currency, f.currency), s.source,
+       least(happened_at, t.now), t.now
+from unnest(%s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::bigint[],
+            %s::numeric[], %s::numeric[], %s::numeric[], %s::text[], %s::text[], %s::timestamptz[])
+       as s(symbol, last, open, high, low, previous_close, volume, bid, ask, market_cap, currency, source, happened_at)
+     cross join (select cast(%s as timestamptz) as now) t join stock using (symbol)
+     left join fundamental f using (symbol)
+order by s.symbol
+on conflict (symbol) do update set
+  last = excluded.last, open = excluded.open, high = excluded.high, low = excluded.low,
+  previous_close = excluded.previous_close, volume = excluded.volume, bid = excluded.bid, ask = excluded.ask,
+  market_cap = excluded.market_cap, currency = excluded.currency, source = excluded.source,
+  happened_at = excluded.happened_at, received_at = excluded.received_at
+where q.happened_at < excluded.happened_at
+"""
+
+
+def known(symbols: Collection[str], at: datetime) -> None:
+    """Sources have them: whatever was wrong before is over."""
+    db.rows(
+        """update stock set state = 'listed', refused = 0, ask_at = '-infinity', known_at = %s, error = null
+           where symbol = any(%s) and (state <> 'listed' or error is not null or known_at < %s - interval '1 hour')""",
+        *(at, sorted(symbols), at),
+    )
+
+
+def failed(failures: Mapping[str, Exception], now: datetime) -> list[str]:
+    """Note what went wrong. A symbol that no source has is asked for ever more rarely; those that are news."""
+    news = []
+    for symbol, failure in sorted(failures.items()):
+        if not isinstance(failure, Unlisted):
+            db.rows("update stock set error = %s where symbol = %s", str(failure), symbol)
+            continue
+        for (refused,) in db.rows("select refused + 1 from stock where symbol = %s for update", symbol):
+            db.rows(
+                "update stock set state = 'unknown', refused = %s, ask_at = %s, error = %s where symbol = %s",
+                *(refused, ask_again_at(now, refused), str(failure), symbol),
+            )
+            news += [symbol] if refused == 1 else []
+    return news
+
+
+def stocks(now: datetime) -> list[dict[str, Any]]:
+    """Every stock that is followed: who wants it, its quote with its age, and what is wrong with it."""
+    return db.maps(
+        f"""select w.symbol, w.market, w.want, w.held, s.state, s.refused, s.ask_at, s.error, s.asked_at, s.known_at,
+                   k.last, k.change, k.percent, k.open, k.high, k.low, k.previous_close, k.volume, k.bid, k.ask,
+                   k.market_cap, k.currency, k.source, k.happened_at, k.received_at, t.now - k.happened_at as age,
+                   case when q.stale_at <= t.now then 'stale' else q.state end as price_state,
+                   (select max(date) from daily_bar b where b.symbol = w.symbol) as last_bar_on
+            from ({_WANT}) w join stock s using (symbol) join quote q using (symbol)
+                 left join stock_quote k using (symbol), cast(%s as timestamptz) as t(now)
+            order by w.want desc, w.symbol""",
+        now,
+    )
+
+
+def freshness(market: str, now: datetime) -> list[dict[str, Any]]:
+    """Each known stock's age against what is allowed for it, in which closed hours do not count."""
+    return db.maps(
+        """select q.symbol as name, cast(%s as timestamptz) - q.happened_at as age,
+                  q.stale_at - q.happened_at as allowed
+           from quote q join stock s using (symbol) join instrument i using (symbol)
+           where i.active and s.market = %s and s.state = 'listed' and q.price is not null""",
+        *(now, market),
+    )

@@ -1,0 +1,383 @@
+"""The stock jobs: who is asked for whom and how often, what is believed, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+
+import clients.alpha_vantage
+import clients.prices
+import clients.stocks
+import config
+import db
+from clients import gate
+from clients.alpha_vantage import ALPHA_VANTAGE
+from domain.failures import Rejected, Unavailable, Unlisted
+from domain.sessions import calendar, set_calendars
+from domain.stocks import Fundamentals, Quote, Report
+from jobs.stocks import sync_earnings_calendar, sync_fundamentals, sync_stock_prices
+from models import prices, sessions, stocks
+
+OPEN = datetime(2026, 11, 25, 15, 0, tzinfo=UTC)  # ten in New York
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture(autouse=True)
+def _weeks(monkeypatch):
+    """Regular weeks; and what is received is received at the due time, which need not be now."""
+    sessions._remembered.clear()
+    set_calendars()
+    yield
+    set_calendars()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """`clock(at)`: what the jobs take for now."""
+    from jobs import stocks as module
+
+    class Clock(datetime):
+        at = OPEN
+
+        @classmethod
+        def now(cls, tz=None):
+            return cls.at
+
+    monkeypatch.setattr(module, "datetime", Clock)
+
+    def set_to(at):
+        Clock.at = at
+
+    return set_to
+
+
+@pytest.fixture
+def sources(monkeypatch, clock, database, redis):
+    """What each source says: put a quote or an exception under `sources["yahoo"]["AAPL"]`. `sources.asked` counts."""
+
+    class Sources(dict):
+        def __init__(self):
+            super().__init__(yahoo={}, finnhub={})
+            self.asked = Counter()
+
+    said = Sources()
+
+    def fetch(name):
+        def fetch_quotes(symbols):
+            said.asked.update((name, symbol) for symbol in symbols)
+            answers = {s: said[name].get(s, Unlisted(f"{name}: no {s}")) for s in symbols}
+            quotes = [answer for answer in answers.values() if isinstance(answer, Quote)]
+            return quotes, {s: answer for s, answer in answers.items() if isinstance(answer, Exception)}
+
+        return fetch_quotes
+
+    how = {name: fetch(name) for name in said}
+    monkeypatch.setattr(clients.prices, "FETCH_STOCKS", how)
+    monkeypatch.setitem(vars(config.settings), "finnhub_key", "")
+    return said
+
+
+def user(name: str = "u1") -> int:
+    ((number,),) = db.rows("insert into app_user (external_id) values (%s) returning id", name)
+    return number
+
+
+def watch(symbol: str, who: int) -> None:
+    db.rows("insert into watchlist_item (user_id, symbol) values (%s, %s)", who, symbol)
+
+
+def hold(symbol: str, who: int, quantity: int = 1) -> None:
+    db.rows("insert into portfolio_item (user_id, symbol, quantity) values (%s, %s, %s)", who, symbol, quantity)
+
+
+def say(symbol: str, price: str, at: datetime = OPEN, source: str = "yahoo", **more: str) -> Quote:
+    return Quote(symbol, Decimal(price), at, source, **{name: Decimal(value) for name, value in more.items()})
+
+
+def run(at: datetime, clock, market: str = "XNYS") -> dict:
+    clock(at)
+    return sync_stock_prices(market, due_at=at)
+
+
+def quote(symbol: str) -> dict:
+    return db.maps("select q.*, k.* from quote q join stock_quote k using (symbol) where symbol = %s", symbol)[0]
+
+
+def test_a_watched_stock_is_followed_from_the_next_run_on_and_has_its_day(sources, clock, redis):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "200", open="198", high="201", low="197", previous_close="196")
+    assert run(OPEN, clock) == {"asked": 1, "written": 1, "failed": 0, "doubted": 0}
+    row = quote("AAPL")
+    assert (row["last"], row["open"], row["high"], row["low"], row["change"]) == (200, 198, 201, 197, 4)
+    assert row["percent"] == Decimal("2.0408")
+    assert (row["source"], row["happened_at"], row["received_at"]) == ("yahoo", OPEN, OPEN)
+    assert db.rows("select kind, active from instrument where symbol = 'AAPL'") == [("stock", True)]
+    assert json.loads(redis.get("nightdesk:quote:AAPL"))["price"] == "200"
+    assert db.rows("select symbol, price, fresh from tick") == [("AAPL", 200, True)]  # alerts read these
+
+
+def test_what_nobody_wants_what_is_no_stock_and_what_is_of_another_market_is_left_alone(sources, clock):
+    one = user()
+    watch("BTCUSD", one), watch("EURUSD", one), watch("PTT.BK", one), watch("MSFT", one)
+    db.rows("update watchlist_item set active = false where symbol = 'MSFT'")
+    assert run(OPEN, clock)["asked"] == 0
+    assert db.rows("select symbol, market from stock") == [("PTT.BK", "XBKK")]
+    assert "MSFT" not in {i["symbol"] for i in prices.active_instruments()}
+
+
+def test_held_symbols_are_asked_for_each_quarter_of_a_minute_and_the_others_each_minute(sources, clock):
+    one = user()
+    watch("AAPL", one), hold("MSFT", one)
+    sources["yahoo"] |= {s: say(s, "100") for s in ("AAPL", "MSFT")}
+    for n in range(8):
+        run(OPEN + 15 * n * SECOND, clock)
+    assert sources.asked == {("yahoo", "MSFT"): 8, ("yahoo", "AAPL"): 2}
+
+
+def test_with_more_symbols_than_a_run_has_room_for_each_gets_its_turn(sources, clock):
+    one = user()
+    symbols = [f"S{n}" for n in range(12)]
+    for symbol in symbols:
+        watch(symbol, one)
+    sources["yahoo"] |= {symbol: say(symbol, "100") for symbol in symbols}
+    for n in range(4):
+        run(OPEN + 15 * n * SECOND, clock)
+    assert {symbol for _, symbol in sources.asked} == set(symbols)
+
+
+def test_twice_is_the_same_as_once(sources, clock):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "200")
+    run(OPEN, clock)
+    assert run(OPEN, clock) == {"asked": 0, "written": 0, "failed": 0, "doubted": 0}
+    db.rows("update stock set asked_at = null")
+    assert run(OPEN, clock)["written"] == 0
+    assert db.rows("select count(*) from tick") == [(1,)]
+
+
+def test_one_symbol_that_fails_costs_only_itself(sources, clock):
+    one = user()
+    watch("AAPL", one), watch("MSFT", one)
+    sources["yahoo"] |= {"AAPL": say("AAPL", "200"), "MSFT": Unavailable("yahoo: 503")}
+    assert run(OPEN, clock) == {"asked": 2, "written": 1, "failed": 1, "doubted": 0}
+    assert db.rows("select error from stock where symbol = 'MSFT'") == [("MSFT: yahoo: 503",)]
+    assert db.rows("select error from quote where symbol = 'MSFT'") == [("MSFT: yahoo: 503",)]
+
+
+def test_a_symbol_that_nobody_knows_is_told_once_and_asked_for_ever_more_rarely(sources, clock):
+    watch("GONE", user())
+    asked_after = []
+    for minute in range(0, 60 * 24 * 3, 20):
+        at = OPEN + timedelta(minutes=minute)
+        if db.rows("select 1 from stock where symbol = 'GONE' and ask_at > %s", at) or not calendar("XNYS").is_open(at):
+            continue
+        run(at, clock)
+        asked_after.append(at)
+    hours = [(b - a) / timedelta(hours=1) for a, b in pairwise(asked_after)]
+    assert hours[:2] == [1, 2]
+    assert hours == sorted(hours)
+    assert db.rows("select state, refused from stock") == [("unknown", len(asked_after))]
+    assert db.rows("select payload from event where topic = 'stocks.unknown'") == [({"symbols": ["GONE"]},)]
+    db.rows("update stock set ask_at = '-infinity'")
+    sources["yahoo"]["GONE"] = say("GONE", "5", at=OPEN + timedelta(days=5))
+    run(OPEN + timedelta(days=5), clock)
+    assert db.rows("select state, refused, error from stock") == [("listed", 0, None)]
+
+
+# --- bad ticks
+
+
+def doubted() -> list[tuple]:
+    return db.rows("select symbol, reason, value ->> 'price', neighbours, times from quarantined order by id")
+
+
+def test_a_price_of_another_order_is_put_aside_with_its_neighbours_and_is_no_data(sources, clock):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "200")
+    run(OPEN, clock)
+    sources["yahoo"]["AAPL"] = say("AAPL", "20000", at=OPEN + 60 * SECOND)
+    assert run(OPEN + 60 * SECOND, clock)["doubted"] == 1
+    assert run(OPEN + 120 * SECOND, clock)["doubted"] == 1
+    assert doubted() == [("AAPL", "price 20000 is 100 times its neighbours' 200", "20000", ["200"], 2)]
+    assert quote("AAPL")["last"] == 200
+    assert db.rows("select count(*) from tick") == [(1,)]
+    assert [topic for (topic,) in db.rows("select topic from event order by id")][-1:] == ["stocks.quarantined"]
+
+
+@pytest.mark.parametrize("price", ["0", "-3", "NaN", "Infinity"])
+def test_what_is_no_price_is_put_aside_even_for_a_stock_without_any(sources, clock, price):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", price)
+    assert run(OPEN, clock)["doubted"] == 1
+    assert db.rows("select count(*) from stock_quote") == [(0,)]
+    assert doubted()[0][1].startswith("price is ")
+
+
+def test_a_price_from_the_future_or_of_a_day_whose_high_is_below_its_low_is_put_aside(sources, clock):
+    one = user()
+    watch("AAPL", one), watch("MSFT", one)
+    sources["yahoo"] |= {
+        "AAPL": say("AAPL", "200", at=OPEN + timedelta(hours=1)),
+        "MSFT": say("MSFT", "400", high="390", low="410"),
+    }
+    assert run(OPEN, clock)["doubted"] == 2
+    assert ["in the future" in row[1] or "is below low" in row[1] for row in doubted()] == [True, True]
+
+
+def test_the_first_price_of_a_stock_is_judged_by_the_close_of_the_day_before(sources, clock):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "2.00", previous_close="198")
+    assert run(OPEN, clock)["doubted"] == 1
+
+
+def test_a_split_overnight_that_we_know_of_is_no_bad_tick_and_one_that_we_do_not_know_of_is(sources, clock):
+    one = user()
+    watch("AAPL", one), watch("NVDA", one)
+    sources["yahoo"] |= {"AAPL": say("AAPL", "400"), "NVDA": say("NVDA", "1200")}
+    run(OPEN, clock)
+    tomorrow = datetime(2026, 11, 27, 15, 0, tzinfo=UTC)
+    db.rows("insert into split values ('NVDA', '2026-11-27', 10, 'yahoo', now())")
+    sources["yahoo"] |= {"AAPL": say("AAPL", "40", at=tomorrow), "NVDA": say("NVDA", "120", at=tomorrow)}
+    assert run(tomorrow, clock)["doubted"] == 1
+    assert doubted()[0][0] == "AAPL"
+    assert quote("NVDA")["last"] == 120
+
+
+def test_a_jump_that_a_second_source_sees_too_is_believed_and_one_that_it_does_not_is_not(sources, clock, monkeypatch):
+    one = user()
+    watch("AAPL", one), watch("MSFT", one)
+    sources["yahoo"] |= {"AAPL": say("AAPL", "10"), "MSFT": say("MSFT", "400")}
+    run(OPEN, clock)
+    monkeypatch.setitem(vars(config.settings), "finnhub_key", "a key")
+    later = OPEN + 60 * SECOND
+    sources["yahoo"] |= {"AAPL": say("AAPL", "51", at=later), "MSFT": say("MSFT", "40000", at=later)}
+    sources["finnhub"] |= {"AAPL": say("AAPL", "50", at=later), "MSFT": say("MSFT", "401", at=later)}
+    run(later, clock)
+    assert quote("AAPL")["last"] == 51
+    assert quote("MSFT")["last"] == 400
+    assert [row[0] for row in doubted()] == ["MSFT"]
+
+
+# --- age
+
+
+def test_a_feed_that_is_frozen_makes_its_price_stale_and_no_clock_of_ours_refreshes_it(sources, clock):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "200")
+    for n in range(20):
+        run(OPEN + timedelta(minutes=n), clock)
+    at = OPEN + timedelta(minutes=20)
+    assert quote("AAPL")["happened_at"] == OPEN
+    (row,) = prices.quotes(at, ["AAPL"])
+    assert (row["state"], row["reason"]) == ("stale", "old")
+    (fresh,) = stocks.freshness("XNYS", at)
+    assert fresh["age"] > fresh["allowed"]
+
+
+def test_the_last_price_of_a_day_is_not_old_before_the_next_day_has_begun(sources, clock):
+    closing = datetime(2026, 11, 25, 20, 59, tzinfo=UTC)
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "200", at=closing)
+    run(closing, clock)
+    assert prices.quotes(datetime(2026, 11, 26, 10, tzinfo=UTC), ["AAPL"])[0]["state"] == "fresh"
+    assert prices.quotes(datetime(2026, 11, 26, 14, 45, tzinfo=UTC), ["AAPL"])[0]["state"] == "stale"
+
+
+# --- a budget of 25 calls a day
+
+
+def test_with_25_calls_a_day_and_60_symbols_the_most_wanted_are_served_and_there_is_never_a_26th_call(
+    sources, clock, redis, monkeypatch
+):
+    monkeypatch.setitem(vars(config.settings), "yahoo", False)
+    monkeypatch.setitem(vars(config.settings), "alpha_vantage_key", "a key")
+    now, calls = [OPEN], []
+
+    def fetch_quotes(symbols):
+        quotes, failures = [], {}
+        for symbol in symbols:
+            try:
+                gate.enter(ALPHA_VANTAGE, now=now[0])
+            except Unavailable as failure:
+                failures[symbol] = failure
+                continue
+            calls.append((now[0], symbol))
+            gate.succeeded(ALPHA_VANTAGE, {}, now=now[0])
+            quotes.append(say(symbol, "100", at=now[0], source="alpha-vantage"))
+        return quotes, failures
+
+    monkeypatch.setattr(clients.prices, "FETCH_STOCKS", {"yahoo": None, ALPHA_VANTAGE.name: fetch_quotes})
+    users = [user(f"u{n}") for n in range(60)]
+    for n in range(60):  # S0 is wanted by sixty users, S59 by one
+        for who in users[n:]:
+            watch(f"S{n}", who)
+    at = datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
+    for n in range(98):  # every four minutes of the session
+        now[0] = at + timedelta(minutes=4 * n)
+        if n % 30 == 20:
+            redis.flushall()  # a restart that loses all that is not in PostgreSQL
+        run(now[0], clock)
+    assert 15 <= len(calls) <= 22  # three of the 25 are kept for urgent calls
+    served = {symbol for _, symbol in calls}
+    assert served == {f"S{n}" for n in range(len(served))}
+    gaps = [b - a for (a, _), (b, _) in pairwise(calls)]
+    assert max(gaps) < timedelta(hours=1)  # spread over the session
+    for _ in range(10):  # whoever asks urgently gets the rest, and no more
+        try:
+            gate.enter(ALPHA_VANTAGE, urgent=True, now=now[0])
+            now[0] += 2 * SECOND
+            calls.append((now[0], "urgent"))
+        except Unavailable:
+            break
+    assert len(calls) == 25
+    (state,) = gate.states({"a": ALPHA_VANTAGE}, now[0])
+    assert [w.used for w in state.windows if w.window == "day"] == [25]
+
+
+# --- companies
+
+
+def test_fundamentals_are_fetched_once_a_day_most_wanted_first(sources, clock, monkeypatch):
+    one, two = user("a"), user("b")
+    watch("AAPL", one), watch("AAPL", two), watch("MSFT", one), watch("IBM", one)
+    run(OPEN, clock)
+    db.rows("update stock set ask_at = '-infinity'")
+    asked = []
+
+    def fetch(symbol):
+        asked.append(symbol)
+        if symbol == "IBM":
+            raise Rejected("alpha-vantage: no")
+        return Fundamentals(
+            symbol, "alpha-vantage", None, {"name": symbol}, {"pe": Decimal("30.5"), "shares": Decimal(10)}
+        )
+
+    monkeypatch.setattr(clients.stocks, "fetch_fundamentals", fetch)
+    monkeypatch.setitem(vars(config.settings), "alpha_vantage_key", "a key")
+    counts = sync_fundamentals(due_at=OPEN)
+    assert (counts["asked"], counts["failed"], counts["left"]) == (3, 1, 0)
+    assert asked[0] == "AAPL"
+    assert db.rows("select symbol, name, pe from fundamental order by 1") == [
+        ("AAPL", "AAPL", Decimal("30.5")), ("MSFT", "MSFT", Decimal("30.5")),
+    ]  # fmt: skip
+    assert sync_fundamentals(due_at=OPEN + timedelta(hours=1))["asked"] == 0
+
+
+def test_days_of_earnings_that_moved_are_moved_and_those_of_strangers_are_left_out(sources, clock, monkeypatch):
+    watch("AAPL", user())
+    run(OPEN, clock)
+    day = OPEN.date()
+    reports = [Report("AAPL", day + timedelta(days=5), "finnhub", hour="after close"), Report("ZZZ", day, "finnhub")]
+    monkeypatch.setattr(clients.stocks, "fetch_earnings", lambda today: reports)
+    assert sync_earnings_calendar(due_at=OPEN) == {"reports": 2, "changed": 1}
+    assert sync_earnings_calendar(due_at=OPEN)["changed"] == 0
+    reports[0] = Report("AAPL", day + timedelta(days=6), "finnhub", hour="after close", estimate=Decimal("1.5"))
+    assert sync_earnings_calendar(due_at=OPEN)["changed"] == 2
+    assert db.rows("select symbol, report_on, estimate from earnings_report") == [
+        ("AAPL", day + timedelta(days=6), Decimal("1.5"))
+    ]
