@@ -99,12 +99,19 @@ def mailbox(text: str) -> str:
     return text
 
 
+CHANNELS = ("email", "telegram", "line", "discord", "webhook", "apprise", "console")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Words with commas between."""
+    return tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+
+
 def channel_names(text: str) -> tuple[str, ...]:
     """Names of delivery channels with commas between."""
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
-    if set(names) - {"email", "console"}:
-        raise ValueError("a list of email, console")
-    return names
+    if set(names(text)) - set(CHANNELS):
+        raise ValueError(f"a list of {', '.join(CHANNELS)}")
+    return names(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +185,22 @@ class Settings:
         "SMTP_URL", "", "mail server: smtp://user:password@host:587, smtps://…:465", url("smtp", "smtps"), secret=True
     )
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails", mailbox)
-    channels: tuple[str, ...] = setting(
-        "CHANNELS", "email,console", "what delivers notifications, besides the app: email, console", channel_names
+    mails_per_minute: int = setting("MAILS_PER_MINUTE", "600", "what the mail server takes", whole)
+    telegram_url: str = setting("TELEGRAM_URL", "https://api.telegram.org", "Telegram's Bot API", web)
+    telegram_token: str = setting("TELEGRAM_TOKEN", "", "the bot that writes to users' chats", secret=True)
+    line_url: str = setting("LINE_URL", "https://api.line.me", "LINE's Messaging API", web)
+    line_token: str = setting("LINE_TOKEN", "", "access token of the LINE channel that pushes", secret=True)
+    discord_url: str = setting("DISCORD_URL", "https://discord.com", "Discord, for users' webhooks", web)
+    apprise_services: tuple[str, ...] = setting(
+        "APPRISE_SERVICES", "pbul,pover,sinch,slack,twilio,vonage", "which of Apprise's services users may name", names
     )
+    channels: tuple[str, ...] = setting(
+        "CHANNELS", ",".join(CHANNELS), "what delivers notifications, besides the app", channel_names
+    )
+    public_url: str = setting(
+        "PUBLIC_URL", "", "where `web` is reached from outside: for links in mails, and what delivery is live for", web
+    )
+    notification_days: int = setting("NOTIFICATION_DAYS", "90", "days for which notifications are kept", whole)
     operator_email: str = setting(
         "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those that the command adds without --user", address
     )
@@ -214,6 +234,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     values["code_version"] = values["code_version"] or next(
         (environ[name][:12] for name in ("RENDER_GIT_COMMIT", "HEROKU_SLUG_COMMIT") if environ.get(name)), "dev"
     )
+    values["public_url"] = values["public_url"] or environ.get("RENDER_EXTERNAL_URL", "")
     values["intervals"] = {
         name: _parsed(name, text.strip(), seconds)
         for name, text in environ.items()

@@ -8,10 +8,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import db
+
 if TYPE_CHECKING:
     from engine.worker import Worker
 
-__all__ = ["CRITICAL", "DEFAULT", "LOW", "QUEUES", "Job", "Worker", "batches", "find_job", "job", "load_jobs"]
+__all__ = [
+    "CRITICAL",
+    "DEFAULT",
+    "LOW",
+    "QUEUES",
+    "Job",
+    "Worker",
+    "batches",
+    "find_job",
+    "job",
+    "load_jobs",
+    "waiting",
+]
 
 CRITICAL, DEFAULT, LOW = "critical", "default", "low"
 QUEUES = (CRITICAL, DEFAULT, LOW)  # strict priority, in this order
@@ -94,6 +108,14 @@ def batches(source: Iterable[T]) -> Iterator[T]:
         yield batch
         if should_yield():
             raise Yielded
+
+
+def waiting(*names: str) -> int:
+    """Runs that wait in these queues for a worker: a job that could go on for long looks now and then."""
+    with db.redis().pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.llen(f"rq:queue:{name}")
+        return sum(pipe.execute())
 
 
 def __getattr__(name: str) -> Any:

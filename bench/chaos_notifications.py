@@ -31,9 +31,10 @@ from domain.alerts import Rule
 from domain.prices import Price
 from jobs.alerts import check_alerts
 from jobs.notifications import deliver_notifications
-from models import alerts, notifications, prices
+from models import alerts, deliveries, prices, targets
 
 CHANNELS = ("email", "console")
+PLACE = "http://bench.example"
 PATIENCE = 120.0  # seconds without any progress
 
 
@@ -59,7 +60,7 @@ class Inbox:
 def deliver(lease: float) -> None:
     """A delivering process: runs the job until it is killed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    notifications.LEASE = timedelta(seconds=lease)
+    deliveries.LEASE = timedelta(seconds=lease)
     with db.database.connection_context():
         while True:
             deliver_notifications(due_at=datetime.now(UTC))
@@ -68,6 +69,7 @@ def deliver(lease: float) -> None:
 
 def fire(count: int) -> None:
     """Let `count` alerts of as many users fire on one price."""
+    targets.turn_switch("live", PLACE, "bench")
     now = datetime.now(UTC)
     prices.record([Price("BTCUSD", Decimal(97000), now, "binance")], {}, now)
     for n in range(count):
@@ -81,9 +83,10 @@ def fire(count: int) -> None:
 def campaign(desk: scratch.Desk, arguments: argparse.Namespace, dice: random.Random, smtp: str) -> float:
     """Deliver everything under fire; returns the seconds that it took."""
     total = arguments.count * len(CHANNELS)
+    environment = {"SMTP_URL": smtp, "PUBLIC_URL": PLACE, "MAILS_PER_MINUTE": "1000000"}
     moments = sorted(dice.sample(range(total * 95 // 100), arguments.kills))  # deliveries that have ended by then
     command = ("python", "-m", "bench.chaos_notifications", "--deliver", "--lease", str(arguments.lease))
-    running = [desk.start(*command, log=f"deliver-{n}.log", SMTP_URL=smtp) for n in range(arguments.processes)]
+    running = [desk.start(*command, log=f"deliver-{n}.log", **environment) for n in range(arguments.processes)]
     start = progress = time.monotonic()
     done = 0
     while done < total and time.monotonic() - progress < PATIENCE:
@@ -96,7 +99,7 @@ def campaign(desk: scratch.Desk, arguments: argparse.Namespace, dice: random.Ran
             victim.kill()
             victim.wait()
             number = arguments.processes + arguments.kills - len(moments)
-            running.append(desk.start(*command, log=f"deliver-{number}.log", SMTP_URL=smtp))
+            running.append(desk.start(*command, log=f"deliver-{number}.log", **environment))
         time.sleep(0.001)
     desk.stop(*running)
     return time.monotonic() - start

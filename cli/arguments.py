@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -33,6 +34,17 @@ def number(text: str) -> Decimal:
         raise ValueError("a number") from None
 
 
+def clock(text: str) -> time:
+    """`07:30`."""
+    try:
+        return time.fromisoformat(text)
+    except ValueError:
+        raise ValueError("a clock time such as 07:30") from None
+
+
 NUMBER = Parsed("number", number)
 DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))
 EMAIL = Parsed("email", config.address)
+CLOCK = Parsed("clock", clock)
+
+who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")

@@ -26,6 +26,7 @@ COMMANDS = {
     "orders": "cli.orders:orders",
     "ledger": "cli.ledger:ledger",
     "deposits": "cli.deposits:deposits",
+    "notifications": "cli.notifications:notifications",
     "dead": "cli.dead:dead",
     "budget": "cli.budget:budget",
     "operators": "cli.operators:operators",

@@ -51,6 +51,7 @@ class Desk:
         self.lines = procfile(ROOT / "Procfile")
         if "web" in self.lines:
             self.found["PORT"] = str(_free_port())
+            self.found["PUBLIC_URL"] = f"http://127.0.0.1:{_given().get('PORT', self.found['PORT'])}"
         self.addresses = STATE / "demo.env"  # written by the demo world when it answers
         grace = config.load(self._environment()).shutdown_grace + 3  # Raises WrongSetting
         self.desk = Supervisor(ROOT, STATE, self._environment(), grace)
@@ -89,6 +90,8 @@ class Desk:
         self.desk.environment = self._environment()
         if "web" in self.lines:
             await self.desk.run(Program("operator", "./nightdesk operators add operator --first --who up"))
+        if self.world.programs:  # messages to the demo world's own mailboxes and chats
+            await self.desk.run(Program("delivery", "./nightdesk notifications mode live --first --who up"))
         self.desk.add([Program(name, line) for name, line in self._programs()])
         self._say_what_next()
         return True

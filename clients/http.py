@@ -20,10 +20,13 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import config
 from clients import gate, providers, remembered
+from clients.addresses import Private
 from clients.providers import Provider
 from clients.redaction import excerpt, redact
 from clients.transfer import Answer, Limits, transfer
 from domain.failures import Rejected, Unavailable
+
+__all__ = ["Answer", "Busy", "Limits", "Private", "Provider", "Refused", "get", "post", "retry_after", "send", "status"]
 
 LONGEST_RETRY_AFTER = 900.0  # seconds: whoever says more is asked again after a quarter of an hour
 LONGEST_MAX_AGE = 300.0  # seconds of a Cache-Control that is heeded
@@ -38,6 +41,18 @@ class Refused(Rejected):
     def __init__(self, message: str, status: int, body: bytes) -> None:
         super().__init__(message)
         self.status = status
+        self.body = body
+
+
+class Busy(Unavailable):
+    """An answer that means: later. `body` is not redacted: not for messages."""
+
+    def __init__(
+        self, message: str, retry_after: float | None, status: int, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        super().__init__(message, retry_after)
+        self.status = status
+        self.headers = headers
         self.body = body
 
 
@@ -205,7 +220,8 @@ def _exchange(
         wait = retry_after(outcome.headers.get("retry-after", ""), outcome.received_at)
         if wait is None and outcome.status in (418, 429):
             wait = penalty
-        raise Unavailable(_refusal(asked, outcome, quoted=not public), wait)
+        said = _refusal(asked, outcome, quoted=not public)
+        raise Busy(said, wait, outcome.status, outcome.headers, outcome.body)
     return outcome
 
 

@@ -48,6 +48,7 @@ class Api(ABC):
 
     name: ClassVar[str]  # its prefix, and its name in faults
     settings: ClassVar[Mapping[str, str]]
+    keys: ClassVar[Mapping[str, str]] = {}  # variables and what they must be, to be let in
 
     def __init__(self, world: World) -> None:
         self.world = world

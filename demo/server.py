@@ -6,7 +6,8 @@
         demo.mail.messages
 
 The same over HTTP: GET, POST and DELETE /control/faults (`{"api": "binance", "fault": "slow", "for_s": 10,
-"share": 0.5, "symbol": "BTCUSDT"}`), GET and DELETE /control/mail, GET /control/requests.
+"share": 0.5, "symbol": "BTCUSDT"}`), GET and DELETE /control/mail, GET /control/requests, and what the messengers took:
+GET /control/messages.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from demo.api import Api, Request, Response, stand_ins
 from demo.faults import Fault, Faults
+from demo.inbox import Inbox
 from demo.mail import Mail
 from demo.world import Clock, World
 
@@ -64,7 +66,13 @@ class Demo(ThreadingHTTPServer):
             for api in self.apis.values()
             for variable, path in api.settings.items()
         }
-        return urls | {"SMTP_URL": self.mail.url, "PRIVATE_TARGETS": "on", "DEMO_URL": self.url}
+        keys = {variable: key for api in self.apis.values() for variable, key in api.keys.items()}
+        return urls | keys | {"SMTP_URL": self.mail.url, "PRIVATE_TARGETS": "on", "DEMO_URL": self.url}
+
+    @property
+    def inboxes(self) -> dict[str, Inbox]:
+        """What each messenger took."""
+        return {name: api.inbox for name, api in self.apis.items() if hasattr(api, "inbox")}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away in the middle are no news here."""
@@ -181,9 +189,11 @@ class Handler(BaseHTTPRequestHandler):
             case "DELETE", "mail":
                 demo.mail.messages.clear()
                 return Response([])
+            case "GET", "messages":
+                return Response({name: inbox.list() for name, inbox in demo.inboxes.items()})
             case "GET", "requests":
                 return Response({"counts": dict(demo.requests), "last": demo.asked[-100:]})
-        return Response({"error": "control: faults, mail or requests"}, 404)
+        return Response({"error": "control: faults, mail, messages or requests"}, 404)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
         """Say nothing: the worker that asks says what it got."""

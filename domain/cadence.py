@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import count
 from typing import Protocol
 from zlib import crc32
@@ -108,13 +108,13 @@ class Cron:
             return [first]
         if first < second:  # autumn: the local time happens twice
             return [first, second] if every_hour else [first]
-        return [] if every_hour else [_jump(second, first, self.zone)]  # spring: it does not happen
+        return [] if every_hour else [jump(second, first, self.zone)]  # spring: it does not happen
 
     def __str__(self) -> str:
         return f"cron {self.line} {self.zone.key}"
 
 
-def _jump(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
+def jump(low: datetime, high: datetime, zone: tzinfo) -> datetime:
     """The instant between `low` and `high` at which the zone's offset changes, to the second."""
     before = low.astimezone(zone).utcoffset()
     while high - low > timedelta(seconds=1):

@@ -1,44 +1,103 @@
-"""Notifications: what a message says, when a delivery is tried again, how long a channel rests."""
+"""Notifications: what a message says, on whatever channel, and that nothing in it can do harm there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from domain.failures import Rejected
+LONGEST_TEXT = 500  # characters of one title, label or value
+MOST_LINES = 20  # of a part of a message
+FIRST_STRONG, END = "\u2068", "\u2069"  # isolate what stands between them from the direction of its neighbours
+# Control characters end headers and lines; the others turn the direction of what follows, or are not seen at all.
+UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
-MAX_TRIES = 6
-FIRST_WAIT = timedelta(seconds=15)
-LONGEST_WAIT = timedelta(hours=6)  # also of what a server asks for
-FIRST_REST = timedelta(seconds=5)
-LONGEST_REST = timedelta(minutes=5)
+
+@dataclass(frozen=True)
+class Line:
+    """A label and its value; with a `series` of numbers, oldest first, that a picture can show."""
+
+    label: str
+    value: str
+    series: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a longer message."""
+
+    title: str
+    lines: tuple[Line, ...]
+    more: int = 0  # lines that were left out
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message to one user; `key` stays the same when it is sent again, so that a repeat can be known."""
+    """One message to one user; `key` stays the same when it is sent again, so that a repeat can be known.
+
+    Every text in it is one line without control characters; each channel still escapes what means something there.
+    """
 
     key: str
-    subject: str
-    text: str
+    title: str
     created_at: datetime
+    lines: tuple[Line, ...] = ()
+    sections: tuple[Section, ...] = ()
+    kind: str = "system"
+    severity: str = "info"
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for programs
+    unsubscribe: str = ""  # a link that needs no login
+
+    def all_lines(self) -> list[Line]:
+        """Its own lines and those of its sections."""
+        return [*self.lines, *(line for section in self.sections for line in section.lines)]
 
 
-def message(key: str, kind: str, title: str, data: Mapping[str, Any], created_at: datetime, zone: str) -> Message:
-    """The message of a notification, with times in the user's zone. Raises KeyError or ValueError on odd data."""
-    here = known_zone(zone)
-    if kind == "alert" and "details" not in data:
-        details = of_alert(data, here)
-    else:
-        details = [(str(label), said(value, here)) for label, value in data.get("details", ())]
-    lines = [f"{title}.", "", *(f"{label}: {value}" for label, value in details)]
-    return Message(key, title, "\n".join(lines).rstrip() + "\n", created_at)
+def message(news: Mapping[str, Any], unsubscribe: str = "") -> Message:
+    """The message of a notification, with times in the user's zone. Raises KeyError, TypeError or ValueError.
+
+    `news` has key, kind, severity, subject, title, data, created_at and zone; `data` may have `details` and `sections`.
+    """
+    here, data = known_zone(news["zone"]), news["data"]
+    own = of_alert(data) if news["kind"] == "alert" and "details" not in data else data.get("details", ())
+    return Message(
+        key=str(news["key"]),
+        title=inert(news["title"]),
+        created_at=news["created_at"],
+        lines=tuple(line(each, here) for each in own),
+        sections=tuple(section(each, here) for each in data.get("sections", ())),
+        kind=news["kind"],
+        severity=news["severity"],
+        facts={name: data[name] for name in data.keys() - {"details", "sections"}},
+        unsubscribe=unsubscribe,
+    )
 
 
-def of_alert(data: Mapping[str, Any], here: tzinfo) -> list[tuple[str, str]]:
+def together(leader: Mapping[str, Any], others: Sequence[Mapping[str, Any]], unsubscribe: str = "") -> Message:
+    """One message for many notifications of a kind, the newest first; its key is the leader's."""
+    here = known_zone(leader["zone"])
+    every = sorted([leader, *others], key=lambda news: news["created_at"], reverse=True)
+    about = list(dict.fromkeys(inert(news["subject"]) for news in every if news["subject"]))
+    names = f": {', '.join(about[:3])}{' …' if len(about) > 3 else ''}" if about else ""
+    lines = tuple(Line(local(news["created_at"], here), inert(news["title"])) for news in every[:MOST_LINES])
+    return Message(
+        key=str(leader["key"]),
+        title=f"{len(every)} {leader['kind']}s{names}",
+        created_at=leader["created_at"],
+        sections=(Section("", lines, len(every) - len(lines)),),
+        kind=leader["kind"],
+        severity=leader["severity"],
+        facts={"notifications": [{"title": news["title"], "subject": news["subject"]} for news in every]},
+        unsubscribe=unsubscribe,
+    )
+
+
+def of_alert(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The details of an alert that fired."""
     happened_at = datetime.fromisoformat(data["happened_at"])
     delay = (datetime.fromisoformat(data["received_at"]) - happened_at).total_seconds()
@@ -49,15 +108,46 @@ def of_alert(data: Mapping[str, Any], here: tzinfo) -> list[tuple[str, str]]:
     touched = [("Touched", f"{data['touches']} times since the last message")] if data["touches"] else []
     return [
         ("Price" if data["stream"] == "price" else "Value", f"{data['value']} from {data['source']}{before}"),
-        ("Time", f"{local(happened_at, here)}, known here {delay:.0f} s later"),
+        ("Time", {"at": data["happened_at"]}),
+        ("Known here", f"{delay:.0f} s later"),
         *touched,
         (f"Alert {data['alert_id']}", f"{about} {rule['condition']} {rule['level']}{way}"),
     ]
 
 
-def said(value: Any, here: tzinfo) -> str:
-    """A detail as text: `{"at": instant}` in the user's zone, anything else as it is."""
-    return local(datetime.fromisoformat(value["at"]), here) if isinstance(value, dict) else str(value)
+def section(part: Mapping[str, Any], here: tzinfo) -> Section:
+    """A part of a digest: `{"title": …, "lines": [[label, value, series?], …]}`."""
+    lines = part["lines"]
+    return Section(
+        inert(part["title"]), tuple(line(each, here) for each in lines[:MOST_LINES]), len(lines[MOST_LINES:])
+    )
+
+
+def line(parts: Sequence[Any], here: tzinfo) -> Line:
+    """`[label, value]` or `[label, value, series]`; `{"at": instant}` as a value is shown in the user's zone."""
+    label, value, *series = parts
+    text = local(datetime.fromisoformat(value["at"]), here) if isinstance(value, Mapping) else inert(value)
+    return Line(inert(label), text, numbers(series[0]) if series else ())
+
+
+def numbers(series: Iterable[Any]) -> tuple[float, ...]:
+    """A series as floats. Raises ValueError for one that no picture can show."""
+    found = tuple(float(value) for value in series)
+    if not all(map(isfinite, found)):
+        raise ValueError("a series holds a number that is none")
+    return found
+
+
+def inert(text: object) -> str:
+    """Any text as one line that breaks out of nothing: no control characters, its direction kept to itself.
+
+    >>> inert("up\\r\\nBcc: eve@example.com")
+    'up Bcc: eve@example.com'
+    """
+    clean = " ".join(UNWANTED.sub(" ", str(text)).split())
+    clean = clean if len(clean) <= LONGEST_TEXT else clean[: LONGEST_TEXT - 1] + "…"
+    leftwards = any(unicodedata.bidirectional(character) in ("R", "AL") for character in clean)
+    return f"{FIRST_STRONG}{clean}{END}" if leftwards else clean
 
 
 def local(instant: datetime, here: tzinfo) -> str:
@@ -71,25 +161,3 @@ def known_zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         return UTC
-
-
-def wait(tries: int, retry_after: float | None, dice: float) -> timedelta | None:
-    """How long until a delivery that failed `tries` times is tried again; None: it is given up.
-
-    15 s, 1, 4, 16 and 64 minutes, a fifth more or less by `dice` (0 to 1), and at least `retry_after` seconds.
-    """
-    if tries >= MAX_TRIES:
-        return None
-    backoff = FIRST_WAIT * 4 ** (tries - 1) * (0.8 + 0.4 * dice)
-    return min(max(backoff, timedelta(seconds=retry_after or 0)), LONGEST_WAIT)
-
-
-def rest(failures: int, failure: Exception) -> timedelta:
-    """How long a channel rests on which nothing can be sent, `failures` being how often that was so in a row before.
-
-    An outage: 5 s, 10, 20 … five minutes. A refusal (a wrong password, say): five minutes at once.
-    """
-    if isinstance(failure, Rejected):
-        return LONGEST_REST
-    asked = timedelta(seconds=getattr(failure, "retry_after", None) or 0)
-    return min(max(FIRST_REST * 2 ** min(failures, 10), asked), LONGEST_REST)

@@ -26,20 +26,28 @@ def up(migrator, db):
           id bigint generated always as identity primary key, notification_id bigint not null,
           channel text not null check (channel ~ '^[a-z]{1,16}$'), target text not null,
           key uuid not null default gen_random_uuid(),  -- the same over all tries: receivers know a repeat by it
-          state text not null default 'pending' check (state in ('pending', 'sending', 'sent', 'failed', 'dead')),
+          state text not null default 'pending' check (state in
+            ('held', 'pending', 'sending', 'failed', 'bundled', 'sent', 'dead', 'skipped', 'dry')),
+          leader_id bigint,  -- the delivery in whose message this one goes, and with which it ends
           tries int not null default 0 check (tries >= 0),
           due_at timestamptz not null default now(),  -- sending: when its worker must have died
-          error text, created_at timestamptz not null default now(), tried_at timestamptz, ended_at timestamptz,
+          expires_at timestamptz not null, reason text, created_at timestamptz not null default now(),
+          tried_at timestamptz, ended_at timestamptz,
           unique (notification_id, channel, target),
-          check ((state in ('sent', 'dead')) = (ended_at is not null)),
-          check (state not in ('failed', 'dead') or error is not null)
+          check ((state in ('sent', 'dead', 'skipped', 'dry')) = (ended_at is not null)),
+          check (state not in ('held', 'failed', 'dead', 'skipped') or reason is not null),
+          check (state <> 'bundled' or leader_id is not null)
         ) with (fillfactor = 85);
         create index delivery_due on delivery (channel, due_at, id) where state in ('pending', 'sending', 'failed');
+        create index delivery_held on delivery (due_at) where state = 'held';
+        create index delivery_open on delivery (channel, target) where state in ('pending', 'failed', 'held');
+        create index delivery_ended on delivery (ended_at) where ended_at is not null;
+        create index delivery_leader on delivery (leader_id) where leader_id is not null;
 
         create table delivery_try (
           delivery_id bigint not null references delivery on delete cascade, number int not null,
           started_at timestamptz not null, ended_at timestamptz not null default clock_timestamp(),
-          outcome text not null check (outcome in ('sent', 'failed', 'dead', 'put_back')), error text,
+          outcome text not null check (outcome in ('sent', 'failed', 'dead', 'put_back', 'dry')), error text,
           receipt text, primary key (delivery_id, number, started_at)
         );
 

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import logging
-from types import TracebackType
-from typing import Self
 
-from domain.notifications import Message
+from domain.notifications import Message, inert
+from notify.channels import Plain
 
 log = logging.getLogger("nightdesk.console")
 
 
-class Console:
+class Console(Plain):
     """The log, at level INFO."""
 
-    broken: Exception | None = None
-
-    def send(self, target: str, message: Message) -> None:
-        """Write one line; a line break in the subject or the target makes no second one."""
-        log.info("to %s: %s", " ".join(target.split()), " ".join(message.subject.split()))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+    def send(self, target: str, message: Message, secret: str = "") -> None:
+        """Write one line; a line break in the target makes no second one."""
+        log.info("to %s: %s", inert(target), message.title)

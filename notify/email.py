@@ -5,33 +5,40 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import config
+from domain.deliveries import Limit
 from domain.failures import Rejected, Unavailable
 from domain.notifications import Message
+from domain.pictures import sparkline
+from notify import wording
+from notify.channels import Gone, Plain
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
     from smtplib import SMTP
 
 TIMEOUT = 10  # seconds for each answer of the server
+NO_MAILBOX = (b"5.1.1", b"5.1.2", b"5.1.6", b"5.1.10")  # RFC 3463: user, host or domain unknown; moved; null MX
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
-class Email:
+class Email(Plain):
     """The mail server of SMTP_URL. Connects at the first message, and again after a connection was lost."""
 
     def __init__(self) -> None:
-        self.broken: Exception | None = None
+        super().__init__()
+        self.limit = Limit(config.settings.mails_per_minute, 60)
         self._server: SMTP | None = None
 
-    def send(self, target: str, message: Message) -> str:
+    def send(self, target: str, message: Message, secret: str = "") -> str:
         """Hand a message to the mail server; returns its Message-ID.
 
         Raises Unavailable (4xx, a lost connection: whether the message went out is unknown then, and it goes with
-        the same Message-ID next time) or Rejected (5xx); `broken` is set when it is not this message's fault.
+        the same Message-ID next time), Rejected (5xx) or Gone (5.1.1 and the like: no such mailbox);
+        `broken` is set when it is not this message's fault.
         """
         import smtplib
 
@@ -41,7 +48,8 @@ class Email:
             server.send_message(mail)
         except smtplib.SMTPRecipientsRefused as refused:
             code, words = refused.recipients[target]
-            raise self._failure(code, words) from refused
+            failure = self._failure(code, words)
+            raise (Gone(str(failure)) if words.startswith(NO_MAILBOX) else failure) from refused
         except smtplib.SMTPSenderRefused as refused:
             self.broken = self._failure(refused.smtp_code, refused.smtp_error)
             raise self.broken from refused
@@ -84,9 +92,6 @@ class Email:
             self._server.close()
         self._server = None
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -125,7 +130,7 @@ def _connection() -> SMTP:
 
 
 def compose(target: str, message: Message) -> EmailMessage:
-    """The mail. Its Message-ID is made from the message's key: a repeat has the same one."""
+    """The mail, as text and as HTML. Its Message-ID is made from the message's key: a repeat has the same one."""
     from email.message import EmailMessage
     from email.policy import SMTP
     from email.utils import format_datetime, parseaddr
@@ -133,14 +138,23 @@ def compose(target: str, message: Message) -> EmailMessage:
     if not re.fullmatch(config.ADDRESS, target):
         raise Rejected(f"smtp: {target!r:.100} is no mail address")
     mail = EmailMessage(policy=SMTP)
-    sender = parseaddr(config.settings.mail_from)[1]
+    place = parseaddr(config.settings.mail_from)[1].rpartition("@")[2]
     mail["From"] = config.settings.mail_from
     mail["To"] = target
-    mail["Subject"] = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", message.subject).split())  # a line break adds a header
+    mail["Subject"] = message.title
     mail["Date"] = format_datetime(message.created_at)
-    mail["Message-ID"] = f"<{message.key}@{sender.rpartition('@')[2]}>"
+    mail["Message-ID"] = f"<{message.key}@{place}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(message.text)
+    if message.unsubscribe:  # RFC 8058: one POST to this address, without a login, and it is done
+        mail["List-Unsubscribe"] = f"<{message.unsubscribe}>"
+        mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    lines = dict.fromkeys(line for line in message.all_lines() if len(line.series) > 1)
+    pictures = {line: f"{number}.{message.key}@{place}" for number, line in enumerate(lines, 1)}
+    mail.set_content(wording.text(message))
+    mail.add_alternative(wording.html(message, pictures), subtype="html")
+    for line, content_id in pictures.items():
+        marked_up: Any = mail.get_body(("html",))
+        marked_up.add_related(sparkline(line.series), "image", "png", cid=f"<{content_id}>", disposition="inline")
     return mail
 
 

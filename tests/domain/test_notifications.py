@@ -1,11 +1,12 @@
-"""What a message says, and when it is tried again."""
+"""What a message says, and that nothing in it does harm."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from domain.failures import Rejected, Unavailable
-from domain.notifications import MAX_TRIES, known_zone, message, rest, wait
+from domain.notifications import LONGEST_TEXT, MOST_LINES, inert, known_zone, message, together
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DATA = {
@@ -16,23 +17,31 @@ DATA = {
 }  # fmt: skip
 
 
+def news(title: str = "Hello", kind: str = "order", zone: str = "UTC", data=None, subject=None, at=NOW) -> dict:
+    return {"key": "k", "kind": kind, "severity": "info", "subject": subject, "title": title, "data": data or {},
+            "created_at": at, "zone": zone}  # fmt: skip
+
+
+def said(data=None, **more) -> list[tuple[str, str]]:
+    return [(line.label, line.value) for line in message(news(data=data, **more)).lines]
+
+
 def test_a_message_tells_price_rule_and_times_in_the_users_zone():
-    made = message("key", "alert", "BTCUSD crossed 97000 upwards, at 97012.5", DATA, NOW, "Asia/Bangkok")
-    assert made.subject == "BTCUSD crossed 97000 upwards, at 97012.5"
-    assert made.text.splitlines() == [
-        "BTCUSD crossed 97000 upwards, at 97012.5.",
-        "",
-        "Price: 97012.5 from binance, before it 96990",
-        "Time: 23 Nov 2026 19:00:05 +07, known here 1 s later",
-        "Alert 12: BTCUSD crosses 97000, up",
+    made = message(news("BTCUSD crossed 97000 upwards, at 97012.5", "alert", "Asia/Bangkok", DATA))
+    assert made.title == "BTCUSD crossed 97000 upwards, at 97012.5"
+    assert [(line.label, line.value) for line in made.lines] == [
+        ("Price", "97012.5 from binance, before it 96990"),
+        ("Time", "23 Nov 2026 19:00:05 +07"),
+        ("Known here", "1 s later"),
+        ("Alert 12", "BTCUSD crosses 97000, up"),
     ]
 
 
 def test_the_details_that_any_area_gives_are_lines_of_the_message():
     data = {"details": [["Amount", "0.5 BTC"], ["Credited", {"at": "2026-11-23T12:00:05+00:00"}]], "deposit_id": 3}
-    made = message("key", "deposit", "0.5 BTC are credited", data, NOW, "Europe/London")
-    assert made.text.splitlines()[2:] == ["Amount: 0.5 BTC", "Credited: 23 Nov 2026 12:00:05 GMT"]
-    assert message("key", "system", "Hello", {}, NOW, "UTC").text == "Hello.\n"
+    assert said(data, zone="Europe/London") == [("Amount", "0.5 BTC"), ("Credited", "23 Nov 2026 12:00:05 GMT")]
+    assert message(news(data=data)).facts == {"deposit_id": 3}
+    assert said() == []
 
 
 def test_a_zone_that_does_not_exist_is_read_as_utc():
@@ -41,25 +50,51 @@ def test_a_zone_that_does_not_exist_is_read_as_utc():
     assert known_zone("") is UTC
 
 
-def test_data_that_makes_no_message_is_an_error_and_not_half_a_message():
-    with pytest.raises(KeyError):
-        message("key", "alert", "title", {**DATA, "rule": {}}, NOW, "UTC")
+@pytest.mark.parametrize(
+    "data",
+    [
+        {**DATA, "rule": {}},
+        {"details": [["one"]]},
+        {"details": [["at", {"at": "yesterday"}]]},
+        {"details": 5},
+        {"sections": [{"title": "no lines"}]},
+        {"sections": [{"title": "s", "lines": [["BTCUSD", "1", ["x"]]]}]},
+        {"sections": [{"title": "s", "lines": [["BTCUSD", "1", ["Infinity", 1]]]}]},
+    ],
+)
+def test_data_that_makes_no_message_is_an_error_and_not_half_a_message(data):
+    with pytest.raises((KeyError, ValueError, TypeError)):
+        message(news(kind="alert" if "rule" in data else "order", data=data))
 
 
-def test_waits_grow_from_a_quarter_minute_to_an_hour_and_end():
-    waits = [wait(tries, None, 0.5) for tries in range(1, MAX_TRIES + 1)]
-    assert [w and w.total_seconds() for w in waits] == [15, 60, 240, 960, 3840, None]
+def test_many_notifications_are_one_message_with_the_newest_first():
+    leader = news("first", "alert", subject="BTCUSD")
+    others = [
+        news(f"later {n}", "alert", subject=f"S{n % 4}", at=NOW + timedelta(seconds=n))
+        for n in range(1, MOST_LINES + 5)
+    ]
+    made = together(leader, others)
+    (section,) = made.sections
+    assert made.title == f"{MOST_LINES + 5} alerts: S0, S3, S2 …"
+    assert section.lines[0].value == f"later {MOST_LINES + 4}"
+    assert (len(section.lines), section.more) == (MOST_LINES, 5)
 
 
-def test_waits_are_spread_by_a_fifth_and_never_shorter_than_the_server_asks():
-    assert wait(1, None, 0.0) == timedelta(seconds=12)
-    assert wait(1, None, 1.0) == timedelta(seconds=18)
-    assert wait(1, 120, 0.5) == timedelta(seconds=120)
-    assert wait(1, 1e9, 0.5) == timedelta(hours=6)
+def test_a_line_break_in_any_text_makes_no_second_line():
+    assert inert("up\r\nBcc: eve@example.com\n\tx\0y\u2028z") == "up Bcc: eve@example.com x y z"
+    assert message(news("a\nb", data={"details": [["l\r\nX: 1", "v\n"]]})).lines[0].label == "l X: 1"
 
 
-def test_a_channel_rests_ever_longer_over_an_outage_and_five_minutes_after_a_refusal():
-    outage = Unavailable("smtp: no connection")
-    assert [rest(n, outage).total_seconds() for n in (0, 1, 2, 5, 6, 99)] == [5, 10, 20, 160, 300, 300]
-    assert rest(0, Rejected("login: 535")) == timedelta(minutes=5)
-    assert rest(0, Unavailable("421", 60)) == timedelta(seconds=60)
+def test_text_that_runs_to_the_left_keeps_to_itself_and_turns_nothing_else_round():
+    assert inert("ארבע") == "\u2068ארבע\u2069"
+    assert inert("safe \u202egnp.exe") == "safe gnp.exe"
+    assert inert("plain") == "plain"
+
+
+@given(st.text(max_size=2000))
+def test_no_text_leaves_its_line_or_changes_the_direction_of_another(text):
+    made = inert(text)
+    assert len(made) <= LONGEST_TEXT + 2
+    assert made.splitlines() in ([], [made])
+    assert made.count("\u2068") == made.count("\u2069") <= 1
+    assert not set(made) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\r\n\0")

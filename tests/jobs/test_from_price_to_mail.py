@@ -16,17 +16,19 @@ from domain.alerts import Rule
 from jobs.alerts import check_alerts
 from jobs.notifications import deliver_notifications
 from jobs.prices import sync_prices
-from models import prices
+from models import prices, targets
 from models.alerts import create_alert, user_with
 
 pytestmark = pytest.mark.usefixtures("database", "redis")
 
 
 @pytest.fixture
-def demo(monkeypatch):
+def demo(database, redis, monkeypatch):
     """A demo world, and settings that lead there."""
     with running(seed=5) as world:
-        monkeypatch.setattr(config, "settings", config.load({**os.environ, **world.environment, "CHANNELS": "email"}))
+        place = {"CHANNELS": "email", "PUBLIC_URL": world.url}
+        monkeypatch.setattr(config, "settings", config.load({**os.environ, **world.environment, **place}))
+        targets.turn_switch("live", world.url, "tests")
         yield world
 
 
@@ -66,7 +68,7 @@ def test_a_price_that_reaches_a_level_is_a_mail_in_the_inbox(demo):
     assert mail["To"] == "ann@example.com"
     assert mail["Subject"] == title
     assert mail["Message-ID"] == f"<{key}@localhost>"
-    assert f"Price: {shot.normalize():f} from binance" in mail.get_content()
+    assert f"Price: {shot.normalize():f} from binance" in mail.get_body(("plain",)).get_content()
 
 
 def test_a_service_that_talks_garbage_costs_its_symbol_alone_and_the_last_price_is_kept_as_stale(demo, monkeypatch):

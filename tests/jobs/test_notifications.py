@@ -1,7 +1,8 @@
 """The delivery job: from notification rows to users, whatever the channel says."""
 
 import dataclasses
-from datetime import UTC, datetime
+import os
+from datetime import UTC, datetime, time
 from threading import Barrier, Thread
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 import config
 import db
 import queues
+from demo.api import Response
+from demo.server import running
+from domain.links import read
 from jobs.notifications import deliver_notifications
-from models import notifications
+from models import deliveries, notifications, routing, targets
 from models.alerts import user_with
 from tests.mail import mail_server
 
@@ -21,16 +25,21 @@ DATA = """{"alert_id": 1, "subject": "BTCUSD", "stream": "price", "value": "2", 
            "rule": {"condition": "above", "level": "1"}}"""
 
 
+PLACE = "https://desk.example.com"
+
+
 @pytest.fixture
-def server(monkeypatch):
+def server(database, redis, monkeypatch):
     with mail_server() as running:
         use(monkeypatch, running.url)
         yield running
 
 
 def use(monkeypatch, url: str, channels=("email",)) -> None:
-    changed = dataclasses.replace(config.settings, smtp_url=url, channels=channels)
+    """Deliver for real, by this mail server."""
+    changed = dataclasses.replace(config.settings, smtp_url=url, channels=channels, public_url=PLACE)
     monkeypatch.setattr(config, "settings", changed)
+    targets.turn_switch("live", PLACE, "tests")
 
 
 def notify(name: str, channel: str = "email", data: str = DATA) -> None:
@@ -44,7 +53,11 @@ def notify(name: str, channel: str = "email", data: str = DATA) -> None:
         f"{name}@example.com",
         data,
     )
-    assert sum(notifications.route([channel])) == 1
+    assert sum(routed([channel])) == 1
+
+
+def routed(channels) -> list[int]:
+    return list(routing.route(channels, datetime.now(UTC)))
 
 
 def run() -> dict[str, int]:
@@ -52,7 +65,7 @@ def run() -> dict[str, int]:
 
 
 def states() -> list[tuple]:
-    return db.rows("select state, tries, error from delivery order by id")
+    return db.rows("select state, tries, reason from delivery order by id")
 
 
 def make_due() -> None:
@@ -86,7 +99,7 @@ def test_what_is_not_due_or_has_ended_is_left_alone(database, redis, server):
     notify("ann")
     db.rows("update delivery set due_at = now() + interval '1 hour'")
     notify("bob")
-    db.rows("update delivery set state = 'dead', error = 'x', ended_at = now() where target like 'bob%%'")
+    db.rows("update delivery set state = 'dead', reason = 'x', ended_at = now() where target like 'bob%%'")
     assert run() == {}
     assert server.mails == []
 
@@ -163,14 +176,14 @@ def test_without_a_mail_server_mails_wait_a_day_for_one_and_the_reason_is_shown(
     notify("ann")
     assert run() == {"put_back": 1}
     assert db.rows("select name, reason from channel") == [("email", "SMTP_URL is not set")]
-    db.rows("update delivery set created_at = now() - interval '25 hours'")
+    db.rows("update delivery set expires_at = now()")
     assert run() == {"dead": 1}
     assert states() == [("dead", 0, "too late: SMTP_URL is not set")]
 
 
 def test_a_worker_that_died_while_sending_leaves_one_message_in_doubt_that_is_sent_again(database, redis, server):
     notify("ann"), notify("bob")
-    notifications.claim("email")  # … and dies
+    deliveries.claim("email", PLACE)  # … and dies
     assert run() == {"sent": 1}
     assert [mail["To"] for mail in server.mails] == ["bob@example.com"], "the other one is held up by nothing"
     make_due()
@@ -181,7 +194,7 @@ def test_a_worker_that_died_while_sending_leaves_one_message_in_doubt_that_is_se
 def test_a_message_that_kills_every_worker_is_given_up(database, redis, server):
     notify("ann")
     for _ in range(6):
-        assert notifications.claim("email")
+        assert deliveries.claim("email", PLACE)
         make_due()
     assert run() == {"dead": 1}
     assert states() == [("dead", 6, "cut off 6 times")]
@@ -189,11 +202,11 @@ def test_a_message_that_kills_every_worker_is_given_up(database, redis, server):
 
 def test_a_worker_that_comes_back_late_does_not_overrule_the_one_that_took_over(database, redis, server):
     notify("ann")
-    late = notifications.claim("email")
+    late = deliveries.claim("email", PLACE)
     make_due()
     run()
     assert late is not None
-    assert not notifications.close_try(late, "failed", error="timed out")
+    assert not deliveries.close_try(late, "failed", error="timed out")
     assert states() == [("sent", 2, None)]
 
 
@@ -232,8 +245,8 @@ def tell(name: str, **more) -> int | None:
 def test_what_an_area_tells_is_routed_and_sent_in_the_same_run(database, redis, server):
     tell("ann", data={"details": [["Price", "2"], ["Expired", {"at": "2026-11-23T12:00:05+00:00"}]]})
     assert run() == {"routed": 1, "sent": 1}
-    assert server.mails[0].get_content().splitlines() == [
-        "BTCUSD has expired.",
+    assert server.mails[0].get_body(("plain",)).get_content().splitlines()[:4] == [
+        "BTCUSD has expired",
         "",
         "Price: 2",
         "Expired: 23 Nov 2026 12:00:05 UTC",
@@ -251,31 +264,249 @@ def test_what_is_rolled_back_with_its_fact_is_told_to_nobody(database):
     with db.database.atomic() as fact:
         tell("ann")
         fact.rollback()
-    assert sum(notifications.route(["console"])) == 0
+    assert sum(routed(["console"])) == 0
 
 
 def test_a_user_without_an_address_gets_no_mail_but_the_rest(database):
     ((user,),) = db.rows("insert into app_user (external_id) values ('app-7') returning id")
     notifications.tell(user, "order", "BTCUSD has expired")
-    assert sum(notifications.route(["email", "console"])) == 1
+    assert sum(routed(["email", "console"])) == 1
     assert db.rows("select channel, target from delivery") == [("console", "app-7")]
 
 
 def test_routing_at_once_makes_each_delivery_once(database, monkeypatch):
-    monkeypatch.setattr(notifications, "BATCH", 7)
+    monkeypatch.setattr(routing, "BATCH", 7)
     for n in range(100):
         tell(f"user{n % 10}")
-    routed, together = [], Barrier(3)
+    counts, together = [], Barrier(3)
 
     def work() -> None:
         with db.database.connection_context():
             together.wait()
-            routed.append(sum(notifications.route(["email", "console"])))
+            counts.append(sum(routed(["email", "console"])))
 
     threads = [Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(routed) == 100
+    assert sum(counts) == 100
     assert db.rows("select count(*), count(distinct (notification_id, channel)) from delivery") == [(200, 200)]
+
+
+@pytest.fixture
+def demo(database, redis, monkeypatch):
+    """The messengers' stand-ins; delivered for real."""
+    with running(seed=5) as world:
+        settings = config.load(
+            {**os.environ, **world.environment, "PUBLIC_URL": PLACE, "CHANNELS": "telegram,line,discord,webhook,email"}
+        )
+        monkeypatch.setattr(config, "settings", settings)
+        targets.turn_switch("live", PLACE, "tests")
+        yield world
+
+
+def reach(name: str, channel: str, address: str) -> int:
+    """A user without a mail address who is reached there."""
+    user = user_with(f"{name}@example.com")
+    db.rows("update app_user set email = null where id = %s", user)
+    targets.add(user, channel, address, verified=True)
+    return user
+
+
+def texts(demo, name: str) -> list[str]:
+    return [message["text"].splitlines()[0] for message in demo.inboxes[name].list()]
+
+
+def test_each_user_is_told_where_they_are_reached(demo):
+    line = "U" + "0" * 32
+    for name, channel, address in (
+        ("ann", "telegram", "1001"), ("bob", "line", line), ("cid", "discord", "https://discord.com/api/webhooks/7/t"),
+        ("dee", "webhook", f"{demo.url}/webhook/dee"),
+    ):  # fmt: skip
+        notifications.tell(reach(name, channel, address), "order", f"{name} is told")
+    tell("eve")
+    assert run() == {"routed": 5, "sent": 5}
+    assert texts(demo, "telegram") == ["<b>ann is told</b>"]
+    assert texts(demo, "line") == ["bob is told"]
+    assert texts(demo, "discord") == ["**cid is told**"]
+    assert len(demo.inboxes["webhook"].list()) == len(demo.mail.messages) == 1
+    keys = dict(db.rows("select channel, key::text from delivery"))
+    assert demo.inboxes["line"].list()[0]["key"] == keys["line"]
+    assert demo.inboxes["webhook"].list()[0]["key"] == keys["webhook"]
+
+
+def test_many_that_are_due_at_one_address_go_in_one_message_and_end_with_it(demo):
+    user = reach("ann", "line", "U" + "1" * 32)
+    for n in range(5):
+        notifications.tell(user, "alert", f"BTCUSD is at {n}", subject="BTCUSD", data={"n": n})
+    notifications.tell(user, "order", "an order has expired")
+    notifications.tell(user, "alert", "BTCUSD is at 0", severity="critical", data={"details": []})
+    assert run() == {"routed": 7, "sent": 3}
+    assert texts(demo, "line") == ["5 alerts: BTCUSD", "an order has expired", "BTCUSD is at 0"]
+    assert {state for state, *_ in states()} == {"sent"}
+    assert db.rows("select count(*) from delivery_try where outcome = 'sent'") == [(3,)]
+
+
+def test_what_goes_together_stays_together_when_whoever_sends_it_dies(demo):
+    user = reach("ann", "line", "U" + "1" * 32)
+    for n in range(4):
+        notifications.tell(user, "alert", f"{n}", data={"details": []})
+    routed(["line"])
+    claimed = deliveries.claim("line", PLACE)  # … and dies
+    assert claimed
+    assert len(claimed["others"]) == 3
+    notifications.tell(user, "alert", "later", data={"details": []})
+    db.rows("update delivery set due_at = now() where state = 'sending'")
+    assert run() == {"routed": 1, "sent": 2}
+    assert texts(demo, "line") == ["4 alerts", "later"]
+    assert demo.inboxes["line"].list()[0]["key"] == str(claimed["key"])
+
+
+def test_a_message_of_many_that_fails_for_good_takes_all_of_them_along(demo):
+    user = reach("ann", "webhook", f"{demo.url}/webhook/410")
+    for n in range(4):
+        notifications.tell(user, "alert", f"{n}", data={"details": []})
+    assert run()["dead"] == 1
+    assert {state for state, *_ in states()} == {"dead"}
+
+
+def test_an_address_that_is_gone_is_tried_once_switched_off_and_its_user_is_told(demo):
+    user = reach("ann", "telegram", "1403")
+    targets.add(user, "webhook", f"{demo.url}/webhook/ann", verified=True)
+    for kind in ("order", "deposit"):
+        notifications.tell(user, kind, f"{kind}s")
+    assert run() == {"routed": 2, "sent": 2, "dead": 1}
+    ((reason,),) = db.rows("select off_reason from target where channel = 'telegram'")
+    assert "bot was blocked" in reason
+    assert demo.requests["telegram"] == 1
+    assert db.rows("select kind, severity, title from notification order by id desc limit 1") == [
+        ("system", "warning", "Messages by telegram no longer reach you and are switched off")
+    ]
+    assert run() == {"routed": 1, "sent": 1}, "and on the ways that are left"
+    assert demo.requests["telegram"] == 1
+    assert facts() == ["delivery.dead"]
+
+
+def test_a_mailbox_that_the_server_calls_unknown_is_switched_off_but_a_refused_mail_is_not(server):
+    server.answers["RCPT"] = ["550 5.1.1 no such user", "550 5.7.1 no thanks"]
+    tell("ann"), tell("bob")
+    assert run() == {"routed": 2, "dead": 2}
+    assert db.rows("select address from target") == [("ann@example.com",)]
+
+
+def test_a_chat_that_has_moved_is_written_to_at_its_new_place(demo, monkeypatch):
+    user = reach("ann", "telegram", "-55")
+    answers = [Response({"ok": False, "description": "upgraded", "parameters": {"migrate_to_chat_id": -100}}, 400)]
+    real = demo.apis["telegram"].answer
+    monkeypatch.setattr(demo.apis["telegram"], "answer", lambda r: answers.pop() if answers else real(r))
+    notifications.tell(user, "order", "hello")
+    assert run() == {"routed": 1, "put_back": 1, "sent": 1}
+    assert demo.inboxes["telegram"].list()[0]["to"] == "-100"
+    assert db.rows("select address from target") == [("-100",)]
+
+
+def test_too_many_costs_no_try_and_waits_as_long_as_it_is_told_with_all_else_for_that_address(demo):
+    ann, bob = reach("ann", "telegram", "1001"), reach("bob", "telegram", "1002")
+    demo.faults.add("telegram", 429)
+    notifications.tell(ann, "order", "one"), notifications.tell(ann, "deposit", "two")
+    assert run() == {"routed": 2, "postponed": 1}
+    assert demo.requests["telegram"] == 1, "nobody asks again"
+    assert [tries for _, tries, _ in states()] == [0, 0]
+    waits = [wait for (wait,) in db.rows("select extract(epoch from due_at - now()) from delivery order by due_at")]
+    assert 2 < waits[0] <= 3 < waits[1] <= 4.3
+    demo.faults.clear()
+    notifications.tell(bob, "order", "three")
+    assert run() == {"routed": 1, "sent": 1}, "others need not wait"
+
+
+def test_the_limit_of_an_address_postpones_and_nobody_is_over_it(demo):
+    user = reach("ann", "telegram", "1001")
+    for kind in ("a", "b", "c"):
+        notifications.tell(user, kind, kind)
+    assert run()["sent"] == 1
+    assert demo.inboxes["telegram"].refused == 0
+    waits = [
+        wait
+        for (wait,) in db.rows(
+            "select extract(epoch from due_at - now()) from delivery where state = 'pending' order by 1"
+        )
+    ]
+    assert 0.5 < waits[0] < 1.3 < waits[1] < 2.5
+    assert db.rows("select distinct reason from delivery where state = 'pending' and reason is not null") == [
+        ("its turn has not come",)
+    ]
+
+
+def test_a_run_leaves_when_another_one_waits_for_the_worker(demo, monkeypatch):
+    for n in range(5):
+        notifications.tell(reach(f"user{n}", "telegram", f"10{n}0"), "order", "hello")
+    monkeypatch.setattr("jobs.notifications.waiting", lambda *queues: 1)
+    assert run() == {"routed": 5, "sent": 1}
+
+
+def test_nothing_leaves_a_desk_that_was_not_switched_to_live(server):
+    targets.turn_switch("dry-run", PLACE, "tests")
+    tell("ann")
+    assert run() == {"routed": 1, "dry": 1}
+    assert server.mails == []
+    assert states() == [("dry", 1, None)]
+
+
+def test_a_copy_of_the_database_at_another_place_reaches_nobody(server, monkeypatch):
+    tell("ann")
+    monkeypatch.setattr(
+        config, "settings", dataclasses.replace(config.settings, public_url="https://staging.example.com")
+    )
+    assert run() == {"routed": 1, "dry": 1}
+    monkeypatch.setattr(config, "settings", dataclasses.replace(config.settings, public_url=""))
+    targets.turn_switch("live", "", "tests")
+    tell("ann")
+    assert run() == {"routed": 1, "dry": 1}
+    assert server.mails == []
+
+
+def test_the_kill_switch_stops_the_next_message_and_what_waits_goes_later(server):
+    notify("ann"), notify("bob")
+    (first,) = [deliveries.claim("email", PLACE)]
+    targets.turn_switch("off", PLACE, "ann")
+    assert deliveries.claim("email", PLACE) is None
+    assert run() == {}
+    targets.turn_switch("live", PLACE, "ann")
+    assert run() == {"sent": 1}
+    assert first
+    assert db.rows("select who, action, target from audit order by id")[1:] == [
+        ("ann", "deliver", "off"),
+        ("ann", "deliver", "live"),
+    ]
+
+
+def test_a_mail_says_how_to_get_no_more_of_its_kind(server):
+    tell("ann")
+    run()
+    (mail,) = server.mails
+    link = mail["List-Unsubscribe"].strip("<>")
+    assert link.startswith(f"{PLACE}/unsubscribe/")
+    assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert link in mail.get_body(("plain",)).get_content()
+    assert link in mail.get_body(("html",)).get_content()
+    what = read(targets.link_key(), link.rpartition("/")[2])
+    assert what == (user_with("ann@example.com"), "email", "order")
+
+
+def test_an_address_that_was_removed_or_switched_off_after_routing_gets_nothing(demo):
+    ann, bob = reach("ann", "telegram", "1001"), reach("bob", "telegram", "1002")
+    notifications.tell(ann, "order", "one"), notifications.tell(bob, "order", "two")
+    routed(["telegram"])
+    targets.remove(ann, "telegram", "1001")
+    db.rows("update target set off_at = now(), off_reason = 'by the user' where user_id = %s", bob)
+    assert run() == {"dead": 2}
+    assert sorted(reason for *_, reason in states()) == ["the address is off: by the user", "the address was removed"]
+
+
+def test_a_message_that_was_held_overnight_goes_in_the_run_in_which_it_is_let_go(server):
+    tell("ann")
+    targets.be_quiet(user_with("ann@example.com"), time(0), time(23, 59, 59))
+    assert run() == {"routed": 1}
+    db.rows("update delivery set due_at = now() where state = 'held'")
+    assert run() == {"released": 1, "sent": 1}

@@ -19,6 +19,7 @@ TYPES = {
     peewee.DecimalField: "numeric",
     peewee.DoubleField: "double precision",
     peewee.DateField: "date",
+    peewee.TimeField: "time without time zone",
     peewee.UUIDField: "uuid",
     peewee.BlobField: "bytea",
     postgres_ext.DateTimeTZField: "timestamp with time zone",

@@ -7,13 +7,13 @@ import pytest
 
 import config
 from domain.failures import Rejected, Unavailable
-from domain.notifications import Message
+from domain.notifications import Line, Message, Section, inert
 from notify.channels import send
 from notify.email import Email, compose
 from tests.mail import mail_server
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-MESSAGE = Message("0d9c", "BTCUSD is at 97000, above 96000", "BTCUSD is at 97000, above 96000.\n", NOW)
+MESSAGE = Message("0d9c", "BTCUSD is at 97000, above 96000", NOW, (Line("Price", "97000"),))
 
 
 @pytest.fixture
@@ -32,11 +32,17 @@ def test_a_message_arrives_with_sender_recipient_date_and_its_key(server):
     (mail,) = server.mails
     assert mail["To"] == "ann@example.com"
     assert mail["From"] == "Nightdesk <nightdesk@localhost>"
-    assert mail["Subject"] == MESSAGE.subject
+    assert mail["Subject"] == MESSAGE.title
     assert mail["Message-ID"] == receipt == "<0d9c@localhost>"
     assert mail["Auto-Submitted"] == "auto-generated"
     assert mail["Date"].datetime == NOW
-    assert mail.get_content().strip() == MESSAGE.text.strip()
+    assert plain(mail) == ["BTCUSD is at 97000, above 96000", "", "Price: 97000"]
+    assert "97000" in mail.get_body(("html",)).get_content()
+    assert mail["List-Unsubscribe"] is None, "where no link leads here"
+
+
+def plain(mail) -> list[str]:
+    return mail.get_body(("plain",)).get_content().splitlines()
 
 
 def test_one_connection_carries_all_messages_of_a_run(server):
@@ -48,16 +54,47 @@ def test_one_connection_carries_all_messages_of_a_run(server):
 
 
 def test_a_subject_with_line_breaks_adds_no_header():
-    mail = compose("ann@example.com", dataclasses.replace(MESSAGE, subject="up\r\nBcc: eve@example.com\n\tx\0y"))
+    title = inert("up\r\nBcc: eve@example.com\n\tx\0y")
+    mail = compose("ann@example.com", dataclasses.replace(MESSAGE, title=title))
     assert mail["Subject"] == "up Bcc: eve@example.com x y"
     assert mail["Bcc"] is None
     assert b"\nBcc" not in mail.as_bytes()
 
 
 def test_other_alphabets_arrive_unharmed(server):
-    send("email", "ann@example.com", dataclasses.replace(MESSAGE, subject="Gold über 4.000 €", text="ทอง 黄金\n"))
+    lines = (Line("ทอง", "黄金"), Line("سعر", inert("ارتفع")))
+    send("email", "ann@example.com", dataclasses.replace(MESSAGE, title="Gold über 4.000 €", lines=lines))
     assert server.mails[0]["Subject"] == "Gold über 4.000 €"
-    assert server.mails[0].get_content().strip() == "ทอง 黄金"
+    assert plain(server.mails[0])[2:] == ["ทอง: 黄金", "سعر: \u2068ارتفع\u2069"]
+
+
+def test_tags_in_a_message_are_words_in_the_mail():
+    hostile = "</td><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
+    mail = compose("ann@example.com", dataclasses.replace(MESSAGE, title=hostile, lines=(Line(hostile, hostile),)))
+    html = mail.get_body(("html",)).get_content()
+    assert "<script" not in html
+    assert "<img" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
+
+
+def test_a_series_is_a_picture_that_travels_with_the_mail():
+    lines = (Line("BTCUSD", "+2 %", (1, 3, 2)), Line("XAUUSD", "-1 %", (2, 1)), Line("EURUSD", "0 %"))
+    mail = compose("ann@example.com", dataclasses.replace(MESSAGE, sections=(Section("Yours", lines),)))
+    pictures = [part for part in mail.walk() if part.get_content_type() == "image/png"]
+    html = mail.get_body(("html", "related")).get_content()
+    assert len(pictures) == 2
+    for part in pictures:
+        assert f'src="cid:{part["Content-ID"].strip("<>")}"' in html
+        assert part.get_content().startswith(b"\x89PNG")
+
+
+def test_whoever_reads_a_mail_can_end_it_with_one_click():
+    link = "https://desk.example.com/unsubscribe/1.email.alert.abc"
+    mail = compose("ann@example.com", dataclasses.replace(MESSAGE, unsubscribe=link))
+    assert mail["List-Unsubscribe"] == f"<{link}>"
+    assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert f'href="{link}"' in mail.get_body(("html",)).get_content()
+    assert link in mail.get_body(("plain",)).get_content()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,15 @@
+"""Digests: who wants the day or the week summed up, and when the next one is due."""
+
+
+def up(migrator, db):
+    db.execute_sql(
+        """
+        -- A row: the user wants it. `at_time` in the user's zone; none: 12:00 UTC, on Sundays 14:00 UTC.
+        create table digest (
+          user_id bigint not null references app_user, kind text not null check (kind in ('daily', 'weekly')),
+          at_time time, next_at timestamptz,  -- null: new, not planned yet
+          primary key (user_id, kind)
+        );
+        create index digest_due on digest (next_at);
+        """
+    )
