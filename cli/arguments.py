@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from datetime import time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -46,5 +45,3 @@ NUMBER = Parsed("number", number)
 DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))
 EMAIL = Parsed("email", config.address)
 CLOCK = Parsed("clock", clock)
-
-who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")

@@ -9,7 +9,8 @@ import click
 
 import config
 import db
-from cli.arguments import CLOCK, who_option
+from cli.arguments import CLOCK
+from cli.dead import who_option
 from cli.output import json_option, show, when
 from models import deliveries as store
 from models import digests, targets, timeline

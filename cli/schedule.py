@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -11,13 +12,14 @@ from zoneinfo import ZoneInfo
 import click
 
 import db
-from cli.arguments import who_option
 from cli.output import json_option, show, when
 from config import settings
 from domain.cadence import Cadence, cadence
 from domain.spans import span
 from engine import entries
 from models import sessions
+
+who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
 
 
 @click.command()
