@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import db
 from engine import memory
-from web import api, blocking, console, dashboard, live, page
+from web import api, blocking, console, dashboard, live, notifications, page
 from web.access import METRICS, OPEN, needs
 from web.hub import Hub
 from web.static import Files
@@ -126,6 +126,7 @@ ROUTES: list[BaseRoute] = [
     WebSocketRoute("/events", live.websocket),
     Route("/events", live.server_sent),
     *console.ROUTES,
+    *notifications.ROUTES,
     Mount("/rq", dashboard.app),
     Mount("/static", Files(directory=Path(__file__).parent / "static")),
 ]

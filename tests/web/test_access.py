@@ -20,7 +20,8 @@ from tests.web.conftest import PASSWORD, ROOT, SECRET, Site
 from web.access import APP, METRICS, OPEN, OPERATOR, READ, VIEWER
 from web.app import ROUTES
 
-VALUES = {"entry": "sync_prices", "fingerprint": "f1"}
+VALUES = {"entry": "sync_prices", "fingerprint": "f1", "mode": "off", "token": "1.email.alert.0"}
+LINK = "/unsubscribe/1.email.alert.0"  # signed, see tests/web/test_notifications.py
 
 
 def endpoints() -> Iterator[tuple[str, str, str]]:
@@ -36,7 +37,7 @@ def endpoints() -> Iterator[tuple[str, str, str]]:
 
 ENDPOINTS = list(endpoints())
 CLOSED = [(method, path) for method, path, access in ENDPOINTS if access != OPEN]
-POSTS = [path for method, path, _ in ENDPOINTS if method == "POST" and path != "/login"]
+POSTS = [path for method, path, _ in ENDPOINTS if method == "POST" and path not in ("/login", LINK)]
 
 
 def of(*kinds: str) -> list[tuple[str, str]]:
@@ -45,7 +46,7 @@ def of(*kinds: str) -> list[tuple[str, str]]:
 
 def test_every_endpoint_names_its_access_and_few_are_open() -> None:
     assert {access for *_, access in ENDPOINTS} <= {OPEN, VIEWER, OPERATOR, METRICS, READ, APP}
-    assert {path for _, path, access in ENDPOINTS if access == OPEN} == {"/healthz", "/login", "/static/"}
+    assert {path for _, path, access in ENDPOINTS if access == OPEN} == {"/healthz", "/login", "/static/", LINK}
     assert all(access == OPERATOR for method, path, access in ENDPOINTS if path in POSTS and path != "/logout")
 
 
