@@ -201,6 +201,9 @@ class Settings:
         "PUBLIC_URL", "", "where `web` is reached from outside: for links in mails, and what delivery is live for", web
     )
     notification_days: int = setting("NOTIFICATION_DAYS", "90", "days for which notifications are kept", whole)
+    trigger_days: int = setting(
+        "TRIGGER_DAYS", "365", "days for which firings of alerts and their inputs are kept", whole
+    )
     operator_email: str = setting(
         "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those that the command adds without --user", address
     )

@@ -34,7 +34,7 @@ from domain.stocks import MARKETS
 from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
-from jobs import alerts, bars, chains, deposits, notifications, orders, prices, sessions, stocks, upkeep
+from jobs import alerts, bars, chains, deposits, digests, notifications, orders, prices, sessions, stocks, upkeep
 
 if TYPE_CHECKING:
     from redis.client import PubSub
@@ -64,6 +64,7 @@ SCHEDULE: tuple[Entry, ...] = (
         )
         for market in MARKETS.values()
     ),
+    Entry(every(60, stagger=11), digests.build_digests),
     # what operators see
     Entry(every(300), deposits.publish_deposit_report),
     Entry(every(3600), deposits.find_stuck_deposits),
@@ -81,6 +82,7 @@ SCHEDULE: tuple[Entry, ...] = (
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
     Entry(cron("27 3 * * *"), upkeep.prune_history),
+    Entry(cron("37 3 * * *"), notifications.prune_notifications),
     Entry(cron("7 2 * * *"), sessions.sync_sessions, freshness=models.sessions.freshness),
 )
 

@@ -64,7 +64,7 @@ def mode(to: str | None, first: bool, who: str) -> None:
     with db.database.connection_context():
         if to == "live" and not place:
             raise click.ClickException("PUBLIC_URL is not set: delivery is live for one place, and that is its name")
-        if to and (not first or targets.is_new() or _is_local(targets.switch()["place"])):
+        if to and (not first or targets.is_new() or _is_live_here(targets.switch())):
             targets.turn_switch(to, place, who)
         click.echo(said(targets.switch()))
 
@@ -86,8 +86,9 @@ def said(switch: dict[str, Any]) -> str:
     return f"dry run: messages are written and not sent; `nightdesk notifications mode live` sends them{since}"
 
 
-def _is_local(place: str) -> bool:
-    return place.startswith(("http://127.0.0.1", "http://localhost"))
+def _is_live_here(switch: dict[str, Any]) -> bool:
+    """Live for this machine alone, at another port perhaps."""
+    return switch["mode"] == "live" and switch["place"].startswith(("http://127.0.0.1", "http://localhost"))
 
 
 @notifications.command()

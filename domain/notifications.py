@@ -124,10 +124,14 @@ def section(part: Mapping[str, Any], here: tzinfo) -> Section:
 
 
 def line(parts: Sequence[Any], here: tzinfo) -> Line:
-    """`[label, value]` or `[label, value, series]`; `{"at": instant}` as a value is shown in the user's zone."""
+    """`[label, value]` or `[label, value, series]`; `{"at": instant}` in place of a text is told in the user's zone."""
     label, value, *series = parts
-    text = local(datetime.fromisoformat(value["at"]), here) if isinstance(value, Mapping) else inert(value)
-    return Line(inert(label), text, numbers(series[0]) if series else ())
+    return Line(said(label, here), said(value, here), numbers(series[0]) if series else ())
+
+
+def said(value: Any, here: tzinfo) -> str:
+    """A label or value as text."""
+    return local(datetime.fromisoformat(value["at"]), here) if isinstance(value, Mapping) else inert(value)
 
 
 def numbers(series: Iterable[Any]) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from domain.notifications import Message, message, together
 from models import deliveries, notifications, routing, targets
 from notify import limits
 from notify.channels import Channel, Crowded, Gone, Moved, channel
-from queues import CRITICAL, QUEUES, batches, job, waiting
+from queues import CRITICAL, LOW, QUEUES, batches, job, waiting
 
 SECONDS = 15  # for a run; the next one goes on
 NAP = 0.05  # seconds: while all that is due waits for its turn
@@ -194,3 +194,14 @@ def wake(name: str) -> int:
         if deliveries.wake(name):
             events.publish("channel.on", {"channel": name})
     return 0
+
+
+@job(LOW, timeout=600)
+def prune_notifications(due_at: datetime) -> dict[str, int]:
+    """Delete what was told before NOTIFICATION_DAYS with its deliveries, and firings of alerts before TRIGGER_DAYS."""
+    told = due_at - timedelta(days=config.settings.notification_days)
+    fired = due_at - timedelta(days=config.settings.trigger_days)
+    return {
+        "notifications": sum(batches(notifications.prune(told))),
+        "triggers": sum(batches(notifications.prune_triggers(fired))),
+    }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, time, timedelta
+from decimal import Decimal
+from json import dumps
+from typing import Any
 
 from peewee import BigIntegerField, CompositeKey, TextField, TimeField
 
 import db
+from domain.deliveries import next_digest
+from domain.notifications import known_zone
 from models.fields import InstantField
 
 
@@ -28,6 +34,14 @@ class Digest(db.BaseModel):
         primary_key = CompositeKey("user_id", "kind")
 
 
+BATCH = 500  # users whose digests are written in one transaction
+SPANS = {"daily": timedelta(days=1), "weekly": timedelta(days=7)}
+TITLES = {"daily": "Your day", "weekly": "Your week"}
+TOO_LATE = timedelta(hours=6)  # a desk that was down so long leaves a digest out
+POINTS = 24  # of a picture
+MOST_ALERTS = 50
+
+
 def want(user_id: int, kind: str, at: time | None) -> None:
     """A user wants a digest, or wants it at another time."""
     db.rows(
@@ -40,3 +54,111 @@ def want(user_id: int, kind: str, at: time | None) -> None:
 def unwant(user_id: int, kind: str) -> None:
     """A user wants no more of a digest."""
     db.rows("delete from digest where user_id = %s and kind = %s", user_id, kind)
+
+
+def build(kind: str, now: datetime) -> tuple[int, int] | None:
+    """Write the digests of a kind that are due, some hundred at a time, and plan the next ones; None if none is due.
+
+    How many were due, and for how many there was something to say. Call it in a transaction.
+    """
+    due = db.maps(
+        """select d.user_id, d.at_time, d.next_at, u.zone from digest d join app_user u on u.id = d.user_id
+           where d.kind = %s and (d.next_at is null or d.next_at <= %s)
+           order by d.next_at nulls first, d.user_id limit %s for update of d skip locked""",
+        *(kind, now, BATCH),
+    )
+    if not due:
+        return None
+    ready = {each["user_id"]: each["next_at"] for each in due if each["next_at"] and now - each["next_at"] < TOO_LATE}
+    told = _tell(kind, ready, now) if ready else 0
+    plans = [next_digest(kind, now, each["at_time"], known_zone(each["zone"])) for each in due]
+    db.rows(
+        """update digest d set next_at = p.next_at from unnest(%s::bigint[], %s::timestamptz[]) as p(user_id, next_at)
+           where d.user_id = p.user_id and d.kind = %s""",
+        *(db.array(each["user_id"] for each in due), db.array(plans), kind),
+    )
+    return len(ready), told
+
+
+def _tell(kind: str, ready: dict[int, datetime], now: datetime) -> int:
+    """One notification for each user for whom any section has something."""
+    parts: dict[int, list[dict[str, Any]]] = {user: [] for user in ready}
+    for section in SECTIONS:
+        for user, part in section(list(ready), now - SPANS[kind], now).items():
+            parts[user].append(part)
+    told = [user for user in ready if parts[user]]
+    db.rows(
+        """insert into notification (user_id, kind, title, data, key)
+           select user_id, %s, title, data::jsonb, key
+           from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]) as t(user_id, title, data, key)
+           on conflict (key) do nothing""",
+        kind,
+        db.array(told),
+        db.array(f"{TITLES[kind]}, {ready[user]:%d %B %Y}" for user in told),
+        db.array(dumps({"sections": parts[user]}, default=str) for user in told),
+        db.array(f"{kind}-{user}-{ready[user]:%Y-%m-%d}" for user in told),
+    )
+    return len(told)
+
+
+# Sections: functions of users and a span of time that have for each user a title and lines, or nothing. An area that
+# has something to sum up adds one to SECTIONS.
+
+Sections = Callable[[Sequence[int], datetime, datetime], dict[int, dict[str, Any]]]
+
+
+def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
+    """What the symbols did that a user follows, with a picture, those that moved most first."""
+    followed = db.rows(
+        """select distinct user_id, subject from alert
+           where user_id = any(%s) and stream = 'price' and status in ('active', 'triggered', 'paused')""",
+        list(users),
+    )
+    series = _prices(sorted({symbol for _, symbol in followed}), since, until)
+    lines: dict[int, list[tuple[Decimal, list[Any]]]] = {}
+    for user, symbol in followed:
+        prices = series.get(symbol, [])
+        if len(prices) > 1:
+            change = (prices[-1] / prices[0] - 1) * 100
+            line = [symbol, f"{prices[-1].normalize():f} ({change:+.2f} %)", [float(price) for price in prices]]
+            lines.setdefault(user, []).append((change, line))
+    return {
+        user: {"title": "Your symbols", "lines": [line for _, line in sorted(found, key=lambda f: -abs(f[0]))]}
+        for user, found in lines.items()
+    }
+
+
+def _prices(symbols: Sequence[str], since: datetime, until: datetime) -> dict[str, list[Decimal]]:
+    """The price of each symbol at the ends of equal parts of the span, where it was known."""
+    found = db.rows(
+        """select s.symbol, array_agg(p.price order by h.at)
+           from unnest(%s::text[]) as s(symbol)
+             cross join generate_series(%s::timestamptz, %s::timestamptz, %s::interval) as h(at)
+             cross join lateral (
+               select t.price from tick t
+               where t.symbol = s.symbol and t.happened_at <= h.at
+                 and t.received_at > h.at - interval '4 days' and t.received_at < h.at + interval '1 hour'
+               order by t.happened_at desc limit 1) p
+           group by s.symbol""",
+        *(db.array(symbols), since, until, (until - since) / POINTS),
+    )
+    return dict(found)
+
+
+def fired(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
+    """The alerts that fired, the newest first."""
+    found = db.rows(
+        """select u.id, n.created_at, n.title from unnest(%s::bigint[]) as u(id) cross join lateral (
+             select created_at, title from notification
+             where user_id = u.id and kind = 'alert' and created_at > %s and created_at <= %s
+             order by id desc limit %s) n""",
+        *(list(users), since, until, MOST_ALERTS),
+    )
+    parts: dict[int, dict[str, Any]] = {}
+    for user, at, title in found:
+        part = parts.setdefault(user, {"title": "Alerts that fired", "lines": []})
+        part["lines"].append([{"at": at.isoformat()}, title])
+    return parts
+
+
+SECTIONS: tuple[Sections, ...] = (watched, fired)

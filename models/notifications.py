@@ -20,7 +20,8 @@ routing's business: never insert them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from json import dumps
 from typing import Any
 
@@ -76,3 +77,43 @@ def of_user(user_id: int | None, limit: int) -> list[dict[str, Any]]:
            where %s::bigint is null or user_id = %s order by id desc limit %s""",
         *(user_id, user_id, limit),
     )
+
+
+BATCH = 5000  # rows that one statement looks at
+
+
+def prune(before: datetime) -> Iterator[int]:
+    """Delete what was told before, the oldest first, with its deliveries and their tries; how many at a time.
+
+    Never one that is still on its way. Ids rise with time: the oldest are looked at, and no more.
+    """
+    gone = 1
+    while gone:
+        ((gone,),) = db.rows(
+            """with old as materialized (
+                 select o.id from (select id, created_at, routed_at from notification order by id limit %s) o
+                 where o.created_at < %s and o.routed_at is not null
+                   and not exists (select from delivery d where d.notification_id = o.id and d.ended_at is null)
+               ), deliveries as (
+                 delete from delivery where notification_id in (select id from old)
+               ), gone as (
+                 delete from notification where id in (select id from old) returning 1)
+               select count(*) from gone""",
+            *(BATCH, before),
+        )
+        yield gone
+
+
+def prune_triggers(before: datetime) -> Iterator[int]:
+    """Delete the firings of alerts from before, the oldest first; how many at a time."""
+    gone = 1
+    while gone:
+        ((gone,),) = db.rows(
+            """with gone as (
+                 delete from alert_trigger where id in (
+                   select id from (select id, fired_at from alert_trigger order by id limit %s) o where fired_at < %s)
+                 returning 1)
+               select count(*) from gone""",
+            *(BATCH, before),
+        )
+        yield gone

@@ -13,7 +13,7 @@ import queues
 from demo.api import Response
 from demo.server import running
 from domain.links import read
-from jobs.notifications import deliver_notifications
+from jobs.notifications import deliver_notifications, prune_notifications
 from models import deliveries, notifications, routing, targets
 from models.alerts import user_with
 from tests.mail import mail_server
@@ -510,3 +510,40 @@ def test_a_message_that_was_held_overnight_goes_in_the_run_in_which_it_is_let_go
     assert run() == {"routed": 1}
     db.rows("update delivery set due_at = now() where state = 'held'")
     assert run() == {"released": 1, "sent": 1}
+
+
+def age(days: int) -> None:
+    """All that was told was told so long ago."""
+    db.rows("update notification set created_at = now() - make_interval(days => %s)", days)
+
+
+def test_old_notifications_go_with_their_deliveries_and_those_on_their_way_stay(server, monkeypatch):
+    monkeypatch.setattr(notifications, "BATCH", 2)
+    for n in range(5):
+        tell(f"user{n}")
+    assert run() == {"routed": 5, "sent": 5}
+    tell("late"), tell("new")
+    routed(["email"])
+    age(100)
+    db.rows("update notification set created_at = now() where id = (select max(id) from notification)")
+    assert prune_notifications(due_at=NOW) == {"notifications": 5, "triggers": 0}
+    assert [state for state, *_ in states()] == ["pending"] * 2
+    assert db.rows("select count(*) from notification") == [(2,)]
+    assert db.rows("select count(*) from delivery_try") == [(0,)]
+    run()
+    assert prune_notifications(due_at=NOW) == {"notifications": 1, "triggers": 0}
+    assert prune_notifications(due_at=NOW) == {"notifications": 0, "triggers": 0}
+
+
+def test_firings_of_alerts_are_kept_for_a_year(database):
+    for days in (364, 366):
+        db.rows(
+            """insert into alert_trigger (alert_id, number, user_id, subject, stream, value, happened_at, received_at,
+                 source, touches, rule, waited, fired_at)
+               select 1, %s, 1, 'BTCUSD', 'price', 1, now(), now(), 'x', 0, '{}', '{}',
+                 now() - make_interval(days => %s)""",
+            days,
+            days,
+        )
+    assert prune_notifications(due_at=NOW) == {"notifications": 0, "triggers": 1}
+    assert db.rows("select number from alert_trigger") == [(364,)]

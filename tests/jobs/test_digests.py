@@ -1,0 +1,114 @@
+"""Digests: for those who want one, at their time, about what there is; and nothing where there is nothing."""
+
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
+
+import pytest
+
+import db
+from domain.prices import Price
+from jobs.digests import build_digests
+from models import digests, notifications, prices
+from models.alerts import user_with
+
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def run(at: datetime = NOON) -> dict[str, int]:
+    return build_digests(due_at=at)
+
+
+def wants(name: str, kind: str = "daily", at: time | None = None, zone: str = "UTC") -> int:
+    """A user who has wanted a digest for days."""
+    user = user_with(f"{name}@example.com", zone)
+    digests.want(user, kind, at)
+    run(NOON - timedelta(hours=6))
+    return user
+
+
+def fire(user: int, title: str = "BTCUSD is at 2", at: datetime = NOON - timedelta(hours=1)) -> None:
+    told = notifications.tell(user, "alert", title, subject="BTCUSD")
+    db.rows("update notification set created_at = %s where id = %s", at, told)
+
+
+def told() -> list[tuple]:
+    return db.rows("select user_id, kind, title, data from notification where kind in ('daily', 'weekly') order by id")
+
+
+def test_the_day_is_summed_up_at_noon_for_whoever_wants_it(database):
+    ann, bob = wants("ann"), user_with("bob@example.com")
+    fire(ann), fire(bob)
+    assert run(NOON - timedelta(minutes=1)) == {}
+    assert run() == {"due": 1, "told": 1}
+    ((user, kind, title, data),) = told()
+    assert (user, kind, title) == (ann, "daily", f"Your day, {NOON:%d %B %Y}")
+    (section,) = data["sections"]
+    assert section["title"] == "Alerts that fired"
+    assert section["lines"] == [[{"at": (NOON - timedelta(hours=1)).isoformat()}, "BTCUSD is at 2"]]
+
+
+def test_twice_is_the_same_as_once(database):
+    fire(wants("ann"))
+    run()
+    assert run() == {}
+    db.rows("update digest set next_at = %s", NOON)  # … and the plan was lost
+    run()
+    assert len(told()) == 1
+
+
+def test_a_day_on_which_nothing_happened_is_not_told(database):
+    fire(wants("ann"), at=NOON - timedelta(days=2))
+    assert run() == {"due": 1, "told": 0}
+    assert told() == []
+    assert db.rows("select next_at from digest") == [(NOON + timedelta(days=1),)]
+
+
+def test_each_at_their_own_time(database):
+    tokyo = wants("ann", at=time(20), zone="Asia/Tokyo")  # 11:00 UTC
+    fire(tokyo, at=NOON - timedelta(hours=2)), fire(wants("bob"))
+    assert run(NOON - timedelta(hours=1)) == {"due": 1, "told": 1}
+    assert run() == {"due": 1, "told": 1}
+
+
+def test_the_week_is_summed_up_on_sunday(database):
+    ann = wants("ann", "weekly")
+    ((due,),) = db.rows("select next_at from digest")
+    assert (due.weekday(), due.hour) == (6, 14)
+    fire(ann, at=due - timedelta(days=6))
+    assert run(due) == {"due": 1, "told": 1}
+    assert told()[0][2].startswith("Your week, ")
+
+
+def test_a_desk_that_was_down_for_long_leaves_a_digest_out(database):
+    fire(wants("ann"))
+    assert run(NOON + timedelta(hours=7)) == {"due": 0, "told": 0}
+    assert db.rows("select next_at from digest") == [(NOON + timedelta(days=1),)]
+
+
+def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(database):
+    ann = wants("ann")
+    for hours, value in ((23, 100), (12, 90), (1, 110)):
+        at = NOON - timedelta(hours=hours)
+        prices.record([Price("BTCUSD", Decimal(value), at, "binance"), Price("XAUUSD", Decimal(4000), at, "x")], {}, at)
+    for symbol in ("BTCUSD", "XAUUSD", "EURUSD"):
+        db.rows(
+            """insert into alert (user_id, subject, condition, level, status, stream, target)
+               values (%s, %s, 'above', 1, 'active', 'price', 1)""",
+            ann,
+            symbol,
+        )
+    run()
+    ((*_, data),) = told()
+    (section,) = data["sections"]
+    assert section["title"] == "Your symbols"
+    assert [line[:2] for line in section["lines"]] == [["BTCUSD", "110 (+10.00 %)"], ["XAUUSD", "4000 (+0.00 %)"]]
+    assert section["lines"][0][2][0] == 100
+    assert 90 in section["lines"][0][2]
+
+
+def test_whoever_wants_none_any_more_gets_none(database):
+    ann = wants("ann")
+    fire(ann)
+    digests.unwant(ann, "daily")
+    assert run() == {}
