@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demo.faults import Fault, Faults
+from demo.inbox import Inbox
 
 if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -67,6 +68,8 @@ class Mail:
 
     def __init__(self, faults: Faults, folder: Path | None = None) -> None:
         self.messages: deque[Message] = deque(maxlen=KEPT)
+        self.limit: tuple[int, float] | None = None  # so many messages in so many seconds; more are told to come later
+        self.inbox = Inbox()
         self.faults = faults
         self.folder = folder
         self.port = 0
@@ -126,6 +129,8 @@ class Mail:
         fault = self._fault(address, {"421", "450", "451", "452"})
         if fault:
             return f"{fault.fault} {WORDS[int(fault.fault)]}"
+        if self.limit and self.inbox.admit(time.time(), {"all": self.limit}):
+            return "450 4.7.1 too many messages, try again later"
         envelope.mail_from = address
         return "250 OK"
 
