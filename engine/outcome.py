@@ -54,8 +54,8 @@ def of_exception(failure: BaseException, tried: int, tries: int, attempt: int = 
     nobody's failure: the run waits for it, for hours if need be, and uses up no try.
     """
     words = _words(failure)
-    trace = redact("".join(traceback.format_exception(failure)))[-8000:].replace("\0", "")
-    error = redact(f"{type(failure).__name__}: {words}")[:1000].replace("\0", "")
+    trace = _writable(redact("".join(traceback.format_exception(failure)))[-8000:])
+    error = _writable(redact(f"{type(failure).__name__}: {words}")[:1000])
     details: dict[str, Any] = {"error": error, "fingerprint": fingerprint(failure), "trace": trace}
     if isinstance(failure, Refused):
         return Outcome("refused", **details)
@@ -66,6 +66,11 @@ def of_exception(failure: BaseException, tried: int, tries: int, attempt: int = 
         asked = getattr(failure, "retry_after", None) or 0.0
         return Outcome("retried", delay=max(backoff, asked), **details)
     return Outcome("failed", **details)
+
+
+def _writable(text: str) -> str:
+    """`text` as a log, JSON and PostgreSQL take it: no NUL, no half characters."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _words(failure: BaseException) -> str:
