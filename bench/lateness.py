@@ -38,6 +38,9 @@ HUNDRED = "1*100"
 SETTLE = 5.0  # seconds that a system runs before it is watched, and that it gets for what is still under way
 
 OURS = "nightdesk"
+BEAT = "celery beat, prefork -c1"
+BEAT_THERE = 123.0  # ms, its started p99 on the machine for which the targets below were set
+ENQUEUED, STARTED = 5.0, 40.0  # ms p99, our targets there; where Celery beat is slower, they are in proportion
 
 
 @dataclass
@@ -69,9 +72,7 @@ SYSTEMS = [
         "rq cron, intervals", "interval", SIMPLE, ["rq", "cron", "bench.peers.cron_table"], False,
         {"BENCH_CRON": "interval"},
     ),
-    System(
-        "celery beat, prefork -c1", "beat", [*CELERY, "worker", "-P", "prefork", "-c", "1"], [*CELERY, "beat"], False
-    ),
+    System(BEAT, "beat", [*CELERY, "worker", "-P", "prefork", "-c", "1"], [*CELERY, "beat"], False),
 ]  # fmt: skip
 
 
@@ -299,9 +300,12 @@ def _verdict(results: list[Lateness], hundred: Lateness, exact: bool) -> int:
         p99(ours.started) < p99(peer.started) and p99(ours.enqueued) < p99(peer.enqueued or [math.inf])
         for peer in peers
     )
+    beat = next((p99(peer.started) for peer in peers if peer.name == BEAT), BEAT_THERE)
+    slower = max(1.0, beat / BEAT_THERE)
     ok = (
         exact and ahead and not ours.doubled and not ours.missing and not hundred.missing and not hundred.doubled
-        and p99(ours.enqueued) <= 5 and p99(hundred.enqueued) <= 5 and p99(ours.started) <= 40
+        and p99(ours.enqueued) <= ENQUEUED * slower and p99(hundred.enqueued) <= ENQUEUED * slower
+        and p99(ours.started) <= STARTED * slower
     )  # fmt: skip
     print(
         f"enqueued p99 {p99(ours.enqueued):.1f} ms, a hundred at once {p99(hundred.enqueued):.1f} ms; "
@@ -309,7 +313,8 @@ def _verdict(results: list[Lateness], hundred: Lateness, exact: bool) -> int:
     )
     return scratch.verdict(
         "lateness", p99(ours.started), "ms started p99",
-        target="enqueued p99 <= 5 (100 at once too), started p99 <= 40, ahead of all, no drift, no slot lost",
+        target=f"enqueued p99 <= {ENQUEUED * slower:.1f} (100 at once too), started p99 <= {STARTED * slower:.1f} "
+        f"(5 and 40 where Celery beat takes {BEAT_THERE:.0f}), ahead of all, no drift, no slot lost",
         ok=ok, peer=best.name if best else "", peer_value=p99(best.started) if best else None,
     )  # fmt: skip
 
