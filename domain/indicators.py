@@ -126,7 +126,7 @@ def _check(length: int) -> None:
 def _strength(gain: float | None, loss: float | None) -> float | None:
     if gain is None or loss is None:
         return None
-    return 100 * gain / (gain + loss) if gain + loss else 50.0
+    return 100 * (gain / (gain + loss)) if gain + loss else 50.0
 
 
 def _less(left: Line, right: Line) -> Line:
