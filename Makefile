@@ -6,13 +6,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 TESTS ?= tests
+AT_ONCE ?= 4
 export PG
 
 run: install
 	@./nightdesk up $(ARGS)
 
 test: install
-	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(AT_ONCE) $(TESTS) $(ARGS)
 
 lint: install
 	@$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+hypothesis.settings.register_profile("nightdesk", deadline=None)  # a law is about values, not about how busy we are
+hypothesis.settings.load_profile("nightdesk")
 
 _FOLDER = pytest.StashKey[Path]()
 _POSTGRES = pytest.StashKey["servers.Postgres"]()

@@ -131,7 +131,7 @@ def test_dripping_headers_are_cut_at_the_read_time_out(raw, provider, redis):
 def test_a_body_of_100_megabytes_is_cut_at_the_limit(demo, provider, fault):
     demo.faults.add("binance", fault)
     with pytest.raises(Rejected, match="more than 2000000 bytes"):
-        http.get(provider(deadline=20), PRICE, BTC)
+        http.get(provider(deadline=60, read_timeout=30), PRICE, BTC)
 
 
 def test_broken_compression_is_rejected(raw, provider, redis):

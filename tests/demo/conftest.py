@@ -34,7 +34,7 @@ def ask(demo):
     """`ask("/yahoo/…", headers={}, body=None, method="GET")`: status, headers and body, JSON where it is."""
 
     def request(path, *, method="GET", headers=None, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(demo.url).port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(demo.url).port, timeout=30)
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()

@@ -64,7 +64,8 @@ class House:
     def fall_silent(self, worker):
         """Reaped by another; its horse does not know yet, its parent starts over."""
         reaper = next(other for other in WORKERS if other != worker)
-        silence(self.redis, worker)
+        for other in WORKERS:
+            silence(self.redis, other, seconds=11 if other == worker else 0)  # however slow this machine is
         beat(self.redis, reaper)
         if self.hands[worker] and self.dice.random() < 0.5:
             run, execution = self.hands[worker]

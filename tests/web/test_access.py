@@ -271,8 +271,8 @@ def test_the_apps_users_come_in_by_the_apps_signature_and_see_their_own(site: Si
         jwt.encode({"sub": "alice", "exp": "soon"}, SECRET, "HS256"),
         signed()[:-2],
     ],
-    ids=["expired", "other secret", "other algorithm", "unsigned", "unknown", "with a NUL", "of later", "without an end",
-         "without a user", "with an end in words", "cut off"],
+    ids=["expired", "other secret", "other algorithm", "unsigned", "unknown", "with a NUL", "of later",
+         "without an end", "without a user", "with an end in words", "cut off"],
 )  # fmt: skip
 def test_a_forged_or_expired_signature_opens_nothing(site: Site, token: str) -> None:
     db.rows("insert into app_user (external_id) values ('alice')")
