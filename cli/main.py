@@ -21,6 +21,7 @@ COMMANDS = {
     "cadence": "cli.schedule:cadence_",
     "simulate": "cli.schedule:simulate",
     "prices": "cli.prices:prices",
+    "stocks": "cli.stocks:stocks",
     "sessions": "cli.sessions:sessions",
     "alerts": "cli.alerts:alerts",
     "orders": "cli.orders:orders",

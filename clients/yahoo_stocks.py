@@ -20,7 +20,7 @@ from domain.failures import Rejected, Unavailable, Unlisted
 from domain.prices import Price
 from domain.stocks import Bar, Dividend, History, Quote, Split, ratio_between
 
-PATIENT = replace(YAHOO, tries=4, patience=6)  # each waits for its second
+PATIENT = replace(YAHOO, tries=3, patience=2.5)  # each waits for its second
 DIGITS = Context(prec=7)  # of a 32-bit float
 QUOTES_AGE = 10  # seconds for which an answer serves again
 

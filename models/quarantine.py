@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from json import dumps
 from typing import Any
 
@@ -11,7 +12,7 @@ from peewee import BigIntegerField, IntegerField, TextField
 from playhouse.postgres_ext import BinaryJSONField
 
 import db
-from domain.bad_ticks import Neighbours
+from domain.bad_ticks import NAMES, Neighbours
 from domain.stocks import Bar, Quote
 from models.fields import InstantField
 
@@ -75,12 +76,12 @@ def value(thing: Quote | Bar) -> dict[str, Any]:
     return {name: str(number) for name, number in numbers.items() if number is not None}
 
 
-def open_rows(symbol: str | None = None, accepted: bool = False) -> list[dict[str, Any]]:
-    """What waits for an operator, or with `accepted` all that ever was, newest first."""
+def rows(symbol: str | None = None, everything: bool = False) -> list[dict[str, Any]]:
+    """What waits for an operator, or everything that ever was doubted, newest first."""
     return db.maps(
         """select * from quarantined where (%s or accepted_at is null) and (%s::text is null or symbol = %s)
            order by last_received_at desc, id desc""",
-        *(accepted, symbol, symbol),
+        *(everything, symbol, symbol),
     )
 
 
@@ -92,6 +93,22 @@ def accept(row_id: int, who: str, now: datetime) -> dict[str, Any] | None:
         *(now, who, row_id),
     )
     return found[0] if found else None
+
+
+def thing(row: Mapping[str, Any]) -> Quote | Bar:
+    """A row as the quote or the bar that it was. Raises ValueError for what no table can hold: zeros, NaN."""
+    numbers = {name: Decimal(text) for name, text in row["value"].items()}
+    volume = int(numbers.pop("volume")) if "volume" in numbers else None
+    if wrong := next((n for n, price in numbers.items() if not (price.is_finite() and price > 0)), None):
+        raise ValueError(f"{wrong} is {numbers[wrong]}, which cannot be stored")
+    if row["kind"] == "bar":
+        first, high, low, last = (numbers[name] for name in NAMES)
+        return Bar(row["symbol"], row["happened_at"].date(), first, high, low, last, volume, row["source"])
+    return Quote(
+        row["symbol"], numbers["price"], row["happened_at"], row["source"],
+        open=numbers.get("open"), high=numbers.get("high"), low=numbers.get("low"), volume=volume,
+        previous_close=numbers.get("previous_close"), bid=numbers.get("bid"), ask=numbers.get("ask"),
+    )  # fmt: skip
 
 
 def accepted_bars(symbol: str) -> dict[date, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from peewee import BigIntegerField, BooleanField, CompositeKey, DecimalField, IntegerField, TextField
@@ -92,6 +93,25 @@ class StockQuote(db.BaseModel):
 
     class Meta:
         table_name = "stock_quote"
+
+
+def watch(user_id: int, symbols: Collection[str]) -> None:
+    """Put symbols on a user's watchlist."""
+    db.rows(
+        """insert into watchlist_item (user_id, symbol) select %s, s from unnest(%s::text[]) s
+           on conflict (user_id, symbol) do update set active = true""",
+        user_id,
+        db.array(sorted(set(symbols))),
+    )
+
+
+def hold(user_id: int, symbol: str, quantity: Decimal) -> None:
+    """Let a user's portfolio hold so much of a symbol."""
+    db.rows(
+        """insert into portfolio_item (user_id, symbol, quantity) values (%s, %s, %s)
+           on conflict (user_id, symbol) do update set quantity = excluded.quantity""",
+        *(user_id, symbol, quantity),
+    )
 
 
 def adopt(guess: Any) -> int:

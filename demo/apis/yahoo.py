@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from demo.api import Api, Request, Response
+from demo import stocks
+from demo.api import Api, Request, Response, instant
 from demo.worlds.prices import STOCKS, Market, Tick, pair
+from domain.sessions import calendar
+from domain.stocks import market_of
 
 FUTURES = {"GC=F": "XAUUSD", "SI=F": "XAGUSD", "PL=F": "XPTUSD", "PA=F": "XPDUSD", "HG=F": "HGUSD"}
 RANGES = {"1d": 1, "5d": 5, "1mo": 30, "3mo": 90, "6mo": 180, "1y": 365, "2y": 730, "5y": 1825}
@@ -33,7 +36,8 @@ class Yahoo(Api):
         tick = self._tick(ours, request.now) if ours and request.path.startswith("/v8/finance/chart/") else None
         if tick is None:
             return self.error(404)
-        chart = {"result": [self._result(symbol, ours, tick, request)], "error": None}
+        result = self._stock(ours, request) if ours in STOCKS else self._result(symbol, ours, tick, request)
+        chart = {"result": [result], "error": None}
         return Response({"chart": chart}, headers={"Cache-Control": "public, max-age=10, stale-while-revalidate=20"})
 
     def error(self, status: int) -> Response:
@@ -55,7 +59,7 @@ class Yahoo(Api):
         times = [int(ends_at // step) * step - step * n for n in range(count - 1, -1, -1)]
         bars = [self._bar(ours, at, min(at + step, request.now)) for at in times]
         assets = pair(ours)
-        kind = "EQUITY" if ours in STOCKS else "CURRENCY" if symbol.endswith("=X") else "CRYPTOCURRENCY"
+        kind = "CURRENCY" if symbol.endswith("=X") else "CRYPTOCURRENCY"
         price = float(last.price)
         meta = {
             "currency": assets[1] if assets else "USD",
@@ -81,6 +85,40 @@ class Yahoo(Api):
         }
         indicators = {"quote": [columns], "adjclose": [{"adjclose": columns["close"]}]}
         return {"meta": meta, "timestamp": times, "indicators": indicators}
+
+    def _stock(self, symbol: str, request: Request) -> dict[str, Any]:
+        """A stock's days with what was paid on them, in today's shares; London's in pence."""
+        now, zone = instant(request.now), calendar(market_of(symbol)).week.zone
+        days = RANGES.get(request.query.get("range", "1d"), 1)
+        first = instant(float(request.query.get("period1", request.now - days * 86_400)))
+        before, today = stocks.today(self.world, symbol, now)
+        found = [*stocks.days(self.world, symbol, first, now)[:-1], today]
+        times = 100 if stocks.currency(symbol) == "GBp" else 1
+        columns: dict[str, list[Any]] = {
+            name: [getattr(day, name) * times for day in found] for name in ("open", "high", "low", "close")
+        }
+        columns["volume"] = [day.volume for day in found]
+        paid = stocks.dividends(self.world, symbol, first.date(), now.date())
+        split = {day: ratio for day, ratio in [stocks.SPLITS.get(symbol, (None, 1))] if day and day >= first.date()}
+        at = {day: int(calendar(market_of(symbol)).week.instant(day, 9.5).timestamp()) for day in {**paid, **split}}
+        meta = {
+            "currency": stocks.currency(symbol), "symbol": symbol, "exchangeName": "NMS", "instrumentType": "EQUITY",
+            "firstTradeDate": 1_070_236_800, "regularMarketTime": int(request.now), "gmtoffset": 0,
+            "timezone": zone.key, "exchangeTimezoneName": zone.key, "regularMarketPrice": today.close * times,
+            "regularMarketDayHigh": today.high * times, "regularMarketDayLow": today.low * times,
+            "regularMarketVolume": today.volume, "chartPreviousClose": before.close * times, "priceHint": 2,
+            "dataGranularity": "1d", "range": request.query.get("range", ""), "validRanges": list(RANGES),
+        }  # fmt: skip
+        events = {
+            "dividends": {str(at[day]): {"amount": amount * times, "date": at[day]} for day, amount in paid.items()},
+            "splits": {
+                str(at[day]): {"date": at[day], "numerator": ratio, "denominator": 1, "splitRatio": f"{ratio}:1"}
+                for day, ratio in split.items()
+            },
+        }
+        timestamps = [int(day.opens_at.timestamp()) for day in found]
+        indicators = {"quote": [columns], "adjclose": [{"adjclose": columns["close"]}]}
+        return {"meta": meta, "timestamp": timestamps, "events": events, "indicators": indicators}
 
     def _bar(self, symbol: str, opens_at: float, closes_at: float) -> dict[str, float]:
         instants = (opens_at + (closes_at - opens_at) * part / 4 for part in range(5))

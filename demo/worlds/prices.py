@@ -34,10 +34,12 @@ ASSETS = {
     "ADA": (0.4312, 0.80), "DOGE": (0.1478, 0.85),
     "AAPL": (268.5, 0.27), "MSFT": (489.1, 0.24), "NVDA": (181.6, 0.45), "AMZN": (222.3, 0.32), "GOOG": (291.4, 0.30),
     "TSLA": (401.7, 0.60), "SPY": (662.9, 0.16), "QQQ": (598.2, 0.20),
+    # in the currency of their market
+    "7203.T": (3105.0, 0.25), "0700.HK": (612.5, 0.32), "PTT.BK": (31.75, 0.20), "VOD.L": (0.9134, 0.22),
 }  # fmt: skip
 FIAT = tuple(ASSETS)[:31]
 CRYPTO = ("BTC", "ETH", "SOL", "BNB", "XRP", "ADA", "DOGE")
-STOCKS = ("AAPL", "MSFT", "NVDA", "AMZN", "GOOG", "TSLA", "SPY", "QQQ")
+STOCKS = ("AAPL", "MSFT", "NVDA", "AMZN", "GOOG", "TSLA", "SPY", "QQQ", "7203.T", "0700.HK", "PTT.BK", "VOD.L")
 
 
 @dataclass(frozen=True)

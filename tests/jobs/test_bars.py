@@ -1,0 +1,311 @@
+"""Daily bars, their factors, and the nightly look for those that lack or lie."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+from click.testing import CliRunner
+
+import clients.stocks
+import config
+import db
+from cli.main import nightdesk as command
+from domain.failures import Rejected, Unavailable, Unlisted
+from domain.sessions import Calendar, calendar, regular_sessions, set_calendars
+from domain.stocks import Bar, Dividend, History, Split
+from jobs.bars import find_gaps, sync_daily_bars, sync_dividends, sync_splits
+from models import bars, sessions, stocks
+
+DATA = config.ROOT.parent / "shared/data/stocks/lean_daily_raw"
+NOW = datetime.now(UTC)
+LAST = calendar("XNYS").closed(NOW - timedelta(hours=3)).date  # the regular week's: holidays are none of this test
+
+
+@pytest.fixture(autouse=True)
+def _weeks():
+    sessions._remembered.clear()
+    set_calendars()
+    yield
+    set_calendars()
+
+
+@pytest.fixture
+def source(monkeypatch, database, redis):
+    """What the source says of each symbol: put a History or an exception into it; `asked` is whom it was asked for."""
+
+    class Source(dict):
+        def __init__(self):
+            super().__init__()
+            self.asked = []
+
+    said = Source()
+
+    def fetch(symbol, first):
+        said.asked.append((symbol, first))
+        answer = said.get(symbol, Unlisted(f"no {symbol}"))
+        if isinstance(answer, Exception):
+            raise answer
+        return History(tuple(bar for bar in answer.bars if bar.date >= first), answer.splits, answer.dividends)
+
+    for name in ("fetch_history", "fetch_splits", "fetch_dividends"):
+        monkeypatch.setattr(clients.stocks, name, fetch)
+    return said
+
+
+def follow(*symbols: str) -> None:
+    for symbol in symbols:
+        db.rows("insert into instrument (symbol, kind) values (%s, 'stock')", symbol)
+        db.rows("insert into quote (symbol) values (%s)", symbol)
+    stocks.adopt(lambda symbol: "stock")
+
+
+def days(count: int = 260, last: date = LAST) -> list[date]:
+    return calendar("XNYS").days(last - timedelta(days=count * 2), last)[-count:]
+
+
+def bar(symbol: str, day: date, close: float = 100.0) -> Bar:
+    price = Decimal(f"{close:.2f}")
+    return Bar(symbol, day, price, price + 1, price - 1, price, 1000, "yahoo")
+
+
+def walk(symbol: str, count: int = 260, seed: int = 1) -> History:
+    dice, price, found = random.Random(seed), 100.0, []
+    for day in days(count):
+        price *= 1 + dice.uniform(-0.02, 0.02)
+        found.append(bar(symbol, day, price))
+    return History(tuple(found))
+
+
+def stored(symbol: str) -> dict[date, Decimal]:
+    return dict(db.rows("select date, close from daily_bar where symbol = %s order by date", symbol))
+
+
+def test_a_new_stock_gets_a_year_of_bars_and_afterwards_the_days_that_may_be_corrected(source):
+    follow("AAPL")
+    source["AAPL"] = walk("AAPL")
+    counts = sync_daily_bars("XNYS", due_at=NOW)
+    assert (counts["asked"], counts["bars"]) == (1, 260)
+    assert sync_daily_bars("XNYS", due_at=NOW)["asked"] == 0
+    db.rows("delete from daily_bar where date = %s", LAST)
+    assert sync_daily_bars("XNYS", due_at=NOW + timedelta(minutes=1))["bars"] == 1
+    assert [(LAST - first).days > 300 for _, first in source.asked] == [True, False]
+
+
+def test_stocks_of_other_markets_and_a_day_that_is_not_over_are_left_alone(source):
+    follow("AAPL", "PTT.BK")
+    tomorrow = calendar("XNYS").closed(NOW + timedelta(days=9)).date
+    source["AAPL"] = History((bar("AAPL", LAST), bar("AAPL", tomorrow)))
+    sync_daily_bars("XNYS", due_at=NOW)
+    assert [symbol for symbol, _ in source.asked] == ["AAPL"]
+    assert list(stored("AAPL")) == [LAST]
+
+
+def test_one_stock_that_fails_and_one_that_is_unknown_cost_only_themselves(source):
+    follow("AAPL", "MSFT", "GONE")
+    source |= {"AAPL": Unavailable("yahoo: 503"), "MSFT": walk("MSFT", 5)}
+    counts = sync_daily_bars("XNYS", due_at=NOW)
+    assert (counts["asked"], counts["failed"], counts["bars"]) == (3, 2, 5)
+    assert dict(db.rows("select symbol, state from stock")) == {"AAPL": "new", "MSFT": "listed", "GONE": "unknown"}
+
+
+def test_bars_that_cannot_be_are_put_aside_and_the_others_are_kept(source):
+    follow("AAPL")
+    good = walk("AAPL", 20)
+    worse = {3: {"close": Decimal(0)}, 7: {n: getattr(good.bars[7], n) * 100 for n in ("open", "high", "low", "close")},
+             11: {"high": good.bars[11].low - 1}}  # fmt: skip
+    source["AAPL"] = History(tuple(replace(b, **worse.get(n, {})) for n, b in enumerate(good.bars)))
+    assert sync_daily_bars("XNYS", due_at=NOW)["doubted"] == 3
+    assert stored("AAPL").keys() == {b.date for n, b in enumerate(good.bars) if n not in worse}
+    assert db.rows("select kind, times, happened_at::date from quarantined order by happened_at") == [
+        ("bar", 1, good.bars[n].date) for n in worse
+    ]
+    assert [t for (t,) in db.rows("select topic from event")] == ["stocks.quarantined"] * 3
+
+
+def test_a_split_is_kept_apart_and_explains_its_jump(source):
+    follow("AAPL")
+    week = days(10)
+    found = [bar("AAPL", day, 400 if day < week[5] else 100) for day in week]
+    source["AAPL"] = History(tuple(found), (Split("AAPL", week[5], Decimal(4), "yahoo"),))
+    assert sync_splits("XNYS", due_at=NOW)["actions"] == 1
+    assert sync_splits("XNYS", due_at=NOW + timedelta(minutes=1))["actions"] == 0
+    assert sync_daily_bars("XNYS", due_at=NOW)["doubted"] == 0
+    assert stored("AAPL")[week[0]] == 400
+    adjusted = db.rows("select date, close, volume, split_factor from adjusted_bar order by date")
+    assert [(row[1], row[2]) for row in adjusted] == [(100, 4000)] * 5 + [(100, 1000)] * 5
+    assert db.rows("select topic from event") == [("stocks.split",)]
+
+
+def test_dividends_are_asked_for_once_a_week(source):
+    follow("AAPL")
+    paid = Dividend("AAPL", days(10)[5], Decimal("0.25"), "yahoo")
+    source["AAPL"] = History(walk("AAPL", 10).bars, (), (paid,))
+    assert sync_dividends(due_at=NOW)["actions"] == 1
+    assert sync_dividends(due_at=NOW + timedelta(days=2))["asked"] == 0
+    assert sync_dividends(due_at=NOW + timedelta(days=7))["asked"] == 1
+    assert db.rows("select ex_on, amount from dividend") == [(paid.ex_on, paid.amount)]
+
+
+def test_adjusted_prices_of_apple_over_two_decades_are_those_of_the_known_factors(database):
+    if not DATA.is_dir():
+        pytest.skip("no recorded days here")
+    with gzip.open(DATA / "AAPL.csv.gz", "rt") as lines:
+        rows = list(csv.DictReader(lines))
+    factors = [
+        (date.fromisoformat(day), Decimal(kept), Decimal(split))
+        for day, kept, split, *_ in csv.reader((DATA / "factors_AAPL.csv").read_text().splitlines())
+    ]
+    closes = {date.fromisoformat(row["date"]): Decimal(row["close"]) for row in rows}
+    table = [Bar("AAPL", d, *[Decimal(r[n]) for n in ("open", "high", "low", "close")], int(r["volume"]), "file")
+             for d, r in zip(closes, rows, strict=True)]  # fmt: skip
+    splits, dividends = [], []
+    for (day, kept, split), (_, kept_after, split_after) in pairwise(factors):  # each line holds up to and with its day
+        following = min((d for d in closes if d > day), default=None)
+        if following is None or day not in closes:
+            continue
+        if split != split_after:
+            splits.append(Split("AAPL", following, round(split_after / split, 3), "file"))
+        if kept != kept_after:
+            dividends.append(Dividend("AAPL", following, closes[day] * (1 - kept / kept_after), "file"))
+    assert [(str(s.date), s.ratio) for s in splits] == [
+        ("2000-06-21", 2),
+        ("2005-02-28", 2),
+        ("2014-06-09", 7),
+        ("2020-08-31", 4),
+    ]
+    bars.keep_bars(table, NOW)
+    bars.keep_actions(splits, dividends, NOW)
+    adjusted = dict(db.rows("select date, close from adjusted_bar where symbol = 'AAPL'"))
+    last = max(day for day, _, _ in factors if day in closes)
+    for day, close in list(closes.items())[::25]:
+        if day <= last:
+            kept, split = next((kept, split) for until, kept, split in factors if until >= day)
+            assert abs(adjusted[day] / (close * kept * split) - 1) < Decimal("0.0001"), day
+
+
+# --- gaps
+
+
+def listed() -> list[dict]:
+    db.database.close()
+    return json.loads(CliRunner().invoke(command, ["stocks", "gaps", "--json"], catch_exceptions=False).output)
+
+
+def test_missing_and_wrong_bars_are_found_healed_and_listed(source):
+    follow("AAPL", "MSFT")
+    source |= {"AAPL": walk("AAPL", seed=1), "MSFT": walk("MSFT", seed=2)}
+    sync_daily_bars("XNYS", due_at=NOW)
+    right = {symbol: stored(symbol) for symbol in ("AAPL", "MSFT")}
+    dice = random.Random(5)
+    chosen = dice.sample([(s, d) for s, closes in right.items() for d in list(closes)[1:]], 42)
+    for symbol, day in chosen[:37]:
+        db.rows("delete from daily_bar where symbol = %s and date = %s", symbol, day)
+    for (symbol, day), factor in zip(chosen[37:], ("100", "0.01", "10", "1.3", "0.8"), strict=True):
+        db.rows(
+            """update daily_bar set (open, high, low, close) = (open * %s, high * %s, low * %s, close * %s)
+               where symbol = %s and date = %s""",
+            *[Decimal(factor)] * 4, symbol, day,
+        )  # fmt: skip
+    counts = find_gaps(due_at=NOW)
+    assert (counts["found"], counts["healed"]) == (42, 42)
+    assert {symbol: stored(symbol) for symbol in right} == right
+    rows = listed()
+    assert {(row["symbol"], date.fromisoformat(row["date"])) for row in rows} == set(chosen)
+    assert sorted(row["problem"] for row in rows) == ["missing"] * 37 + ["wrong"] * 5
+    assert all(row["healed_at"] and row["became"] for row in rows)
+    assert db.rows("select payload from event where topic = 'stocks.gaps'") == [({"found": 42, "healed": 42},)]
+    assert find_gaps(due_at=NOW + timedelta(seconds=1))["found"] == 0
+
+
+def test_a_day_that_no_source_has_stays_open_and_is_not_asked_for_for_ever(source):
+    follow("AAPL")
+    whole = walk("AAPL", 30)
+    lacking = whole.bars[10].date
+    source["AAPL"] = History(tuple(b for b in whole.bars if b.date != lacking))
+    sync_daily_bars("XNYS", due_at=NOW)
+    for night in range(8):
+        find_gaps(due_at=NOW + timedelta(seconds=night))
+    (row,) = listed()
+    assert (row["date"], row["problem"], row["healed_at"]) == (lacking.isoformat(), "missing", None)
+    assert "no source has it" in row["error"]
+
+
+def test_a_source_that_is_away_heals_nothing_and_costs_only_itself(source):
+    follow("AAPL", "MSFT")
+    source |= {"AAPL": walk("AAPL", 30), "MSFT": walk("MSFT", 30, 2)}
+    sync_daily_bars("XNYS", due_at=NOW)
+    days_ = list(stored("AAPL"))[5:8]
+    db.rows("delete from daily_bar where date = any(%s)", days_)
+    source["AAPL"] = Rejected("yahoo: the answer is not JSON")
+    counts = find_gaps(due_at=NOW)
+    assert (counts["found"], counts["healed"]) == (6, 3)
+    assert {row["error"] for row in listed() if not row["healed_at"]} == {"yahoo: the answer is not JSON"}
+
+
+def test_a_holiday_is_no_gap(source):
+    follow("AAPL")
+    off = days(30)[12]
+    weeks = regular_sessions("XNYS", LAST - timedelta(days=600), LAST + timedelta(days=30))
+    set_calendars([Calendar("XNYS", [s for s in weeks if s.date != off], weeks[0].date, weeks[-1].date)])
+    source["AAPL"] = History(tuple(b for b in walk("AAPL", 31).bars if b.date != off))
+    sessions._remembered[:] = db.rows("select current_date, count(*), max(changed_at) from market_session")
+    sync_daily_bars("XNYS", due_at=NOW)
+    assert find_gaps(due_at=NOW)["found"] == 0
+
+
+# --- an operator's word
+
+
+def call(*words: str, code: int = 0) -> str:
+    db.database.close()
+    result = CliRunner().invoke(command, ["stocks", *words], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_bar_that_an_operator_accepts_is_data_and_is_doubted_no_more(source):
+    follow("AAPL")
+    good = walk("AAPL", 20)
+    jump = replace(good.bars[10], **{n: getattr(good.bars[10], n) * 6 for n in ("open", "high", "low", "close")})
+    source["AAPL"] = History((*good.bars[:10], jump, *good.bars[11:]))
+    sync_daily_bars("XNYS", due_at=NOW)
+    (row,) = json.loads(call("quarantine", "--json"))
+    assert row["symbol"] == "AAPL"
+    call("accept", str(row["id"]), "--who", "ann")
+    assert stored("AAPL")[jump.date] == jump.close
+    assert find_gaps(due_at=NOW)["found"] == 0
+    assert stored("AAPL")[jump.date] == jump.close
+    assert json.loads(call("quarantine", "--json")) == []
+    assert db.rows("select who, action, target from audit") == [("ann", "stocks accept", "AAPL")]
+    call("accept", str(row["id"]), code=1)
+
+
+def test_what_no_table_can_hold_cannot_be_accepted(source):
+    follow("AAPL")
+    good = walk("AAPL", 5)
+    source["AAPL"] = History((*good.bars[:4], replace(good.bars[4], close=Decimal("NaN"))))
+    sync_daily_bars("XNYS", due_at=NOW)
+    (row,) = json.loads(call("quarantine", "AAPL", "--json"))
+    assert "close is NaN, which cannot be stored" in call("accept", str(row["id"]), code=1)
+    assert len(json.loads(call("quarantine", "--json"))) == 1
+
+
+def test_watching_and_holding_from_a_shell_is_what_the_app_does(database, redis):
+    call("watch", "aapl", "PTT.BK")
+    call("hold", "MSFT", "2.5")
+    call("hold", "MSFT", "-1", code=2)
+    call("watch", "bad symbol", code=2)
+    assert db.rows("select symbol, active from watchlist_item order by 1") == [("AAPL", True), ("PTT.BK", True)]
+    assert db.rows("select symbol, quantity from portfolio_item") == [("MSFT", Decimal("2.5"))]
+    stocks.adopt(lambda symbol: "stock")
+    db.database.close()
+    assert [row["symbol"] for row in json.loads(call("list", "--json"))] == ["MSFT", "AAPL", "PTT.BK"]
+    assert "XBKK" in call("list")
