@@ -145,6 +145,11 @@ class Settings:
     # prices
     quote_ttl: float = setting("QUOTE_TTL", "15s", "how long a cached quote lives in Redis", seconds)
     tick_days: int = setting("TICK_DAYS", "30", "days for which ticks are kept", whole)
+    minute_days: int = setting(
+        "MINUTE_DAYS", "365", "days for which candles shorter than a day are kept; the others stay", whole
+    )
+    trade_days: int = setting("TRADE_DAYS", "3650", "days for which single trades are kept; their candles stay", whole)
+    verify_days: int = setting("VERIFY_DAYS", "3", "days of candles that are verified every night", whole)
     binance_url: str = setting("BINANCE_URL", "https://data-api.binance.vision", "Binance market data", web)
     frankfurter_url: str = setting("FRANKFURTER_URL", "https://api.frankfurter.dev/v1", "Frankfurter, ECB rates", web)
     gold_api_url: str = setting("GOLD_API_URL", "https://api.gold-api.com", "gold-api.com, spot metals", web)

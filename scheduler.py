@@ -25,6 +25,7 @@ from rq_scheduler import Scheduler as RqScheduler
 import db
 import models.bars
 import models.chains
+import models.feeds
 import models.orders
 import models.prices
 import models.sessions
@@ -34,7 +35,21 @@ from domain.stocks import MARKETS
 from engine import entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
-from jobs import alerts, bars, chains, deposits, digests, notifications, orders, prices, sessions, stocks, upkeep
+from jobs import (
+    alerts,
+    bars,
+    candles,
+    chains,
+    deposits,
+    digests,
+    notifications,
+    orders,
+    prices,
+    sessions,
+    stocks,
+    tickers,
+    upkeep,
+)
 
 if TYPE_CHECKING:
     from redis.client import PubSub
@@ -54,6 +69,8 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(every(30), chains.check_confirmations),
     # what users see
     Entry(every(5), prices.sync_prices, freshness=models.prices.freshness),
+    Entry(every(5, stagger=0.5), candles.build_candles, freshness=models.feeds.freshness),
+    Entry(every(5, stagger=0.9), tickers.build_tickers),  # of the trades that the candles have
     *(
         Entry(
             while_open(market, 15),
@@ -81,9 +98,11 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(cron("43 3 * * *"), bars.find_gaps, "bars"),
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
+    Entry(cron("22 3 * * *"), candles.prune_candles),
     Entry(cron("27 3 * * *"), upkeep.prune_history),
     Entry(cron("37 3 * * *"), notifications.prune_notifications),
     Entry(cron("7 2 * * *"), sessions.sync_sessions, freshness=models.sessions.freshness),
+    Entry(cron("47 3 * * *"), candles.verify_candles),
 )
 
 LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case a message was lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -41,7 +41,17 @@ def clock(text: str) -> time:
         raise ValueError("a clock time such as 07:30") from None
 
 
+def instant(text: str) -> datetime:
+    """An instant or a day in ISO 8601; UTC where no zone is given."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("a day or an instant such as 2026-11-23 or 2026-11-23T14:30") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
 NUMBER = Parsed("number", number)
 DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))
+INSTANT = Parsed("instant", instant)
 EMAIL = Parsed("email", config.address)
 CLOCK = Parsed("clock", clock)

@@ -128,7 +128,7 @@ def models() -> list[type[db.BaseModel]]:
 def keys() -> list[tuple[str, str]]:
     """Documented keys and channels, from the modules that write them."""
     import events
-    from domain import prices
+    from domain import candles, prices, tickers
 
     return [
         (
@@ -136,8 +136,16 @@ def keys() -> list[tuple[str, str]]:
             "JSON of the newest quote with both times, source and state; lives QUOTE_TTL",
         ),
         (
+            candles.CACHE_KEY.format("SYMBOL"),
+            "hash: interval (`1m` to `1M`) to JSON of its newest candle; lives 60 s after the last change",
+        ),
+        (
+            tickers.CACHE_KEY.format("SYMBOL"),
+            "JSON of the last 24 hours of a pair, `until` when; lives QUOTE_TTL",
+        ),
+        (
             events.LIVE,
-            'channel: `{"topic", "payload"}`, state as it changes (topic `quote`: as the key above); not stored',
+            'channel: `{"topic", "payload"}`, state as it changes: `quote`, `ticker`, `candle` (a hash); not stored',
         ),
         (
             events.NUDGE,

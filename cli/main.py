@@ -23,6 +23,8 @@ COMMANDS = {
     "prices": "cli.prices:prices",
     "stocks": "cli.stocks:stocks",
     "sessions": "cli.sessions:sessions",
+    "candles": "cli.candles:candles",
+    "tickers": "cli.tickers:tickers",
     "alerts": "cli.alerts:alerts",
     "orders": "cli.orders:orders",
     "ledger": "cli.ledger:ledger",

@@ -10,7 +10,7 @@ import db
 import events
 from domain.failures import Rejected
 from domain.prices import CACHE_KEY, believable, snapshot
-from models import partitions, prices
+from models import feeds, partitions, prices
 from queues import DEFAULT, LOW, job
 
 
@@ -22,6 +22,7 @@ def sync_prices(due_at: datetime) -> dict[str, int]:
     seen, doubts = believable(fetched, received_at)
     failed = {**failures, **{symbol: Rejected(reason) for symbol, reason in doubts.items()}}
     with db.transaction():
+        feeds.look(feeds.TICK, received_at)
         written, turned = prices.record(seen, failed, received_at)
         for state in {quote["state"] for quote in turned}:
             symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
@@ -34,10 +35,11 @@ def sync_prices(due_at: datetime) -> dict[str, int]:
 
 @job(LOW, timeout=300)
 def prune_prices(due_at: datetime) -> dict[str, int]:
-    """Make room for the ticks of the coming week and drop those that are older than TICK_DAYS."""
+    """Make room for the ticks of the coming week and drop those older than TICK_DAYS; their candles stay."""
     strays = partitions.rescue_strays("tick")
     made = partitions.make_ahead("tick")
-    dropped = partitions.drop_older("tick", due_at - timedelta(days=config.settings.tick_days))
+    kept_from = feeds.keep_from(feeds.TICK, due_at - timedelta(days=config.settings.tick_days))
+    dropped = partitions.drop_older("tick", kept_from)
     if strays:  # somebody must ask why this job did not run for a week
         events.publish("partitions.strays", {"table": "tick", "rows": strays})
     return {"made": made, "dropped": dropped, "strays": strays}

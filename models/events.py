@@ -50,6 +50,32 @@ class ReaderPosition(db.BaseModel):
     id = BigIntegerField()
 
 
+def hold(reader: str, *, wait: bool = False) -> Position | None:
+    """Lock a reader's position for the transaction; None while another one has it, unless we are to `wait` for that.
+
+    Raises LookupError for a position that this database has never reached: it was made of another one's backup.
+    """
+    db.rows("insert into reader_position values (%s, '0', 0) on conflict do nothing", reader)
+    held = db.rows(
+        f"""select xid::text::bigint, id, xid >= pg_snapshot_xmax(pg_current_snapshot())
+            from reader_position where reader = %s for update {"" if wait else "skip locked"}""",
+        reader,
+    )
+    if held and held[0][2]:
+        raise LookupError(f"the position of {reader} is ahead of the database, which must have been restored")
+    return Position(*held[0][:2]) if held else None
+
+
+def move(reader: str, position: Position) -> None:
+    """Everything up to here is done with, in the transaction that holds the position."""
+    db.rows(
+        "update reader_position set xid = %s::text::xid8, id = %s where reader = %s",
+        str(position.xid),
+        position.id,
+        reader,
+    )
+
+
 def add(topic: str, payload: Any, user_id: int | None) -> None:
     """Append one event in the open transaction."""
     from json import dumps

@@ -211,6 +211,29 @@ def retire(symbol: str) -> bool:
     return bool(db.rows("update instrument set active = false where symbol = %s and active returning 1", symbol))
 
 
+def as_of(symbol: str, at: datetime) -> dict[str, Any] | None:
+    """The price that was known at an instant, with its source and both times; None if there was none.
+
+    Never one that we received later. Where the ticks are gone it is the close of the last candle that was known.
+    """
+    found = db.maps(
+        """select p.* from cast(%s as text) as s(symbol), cast(%s as timestamptz) as t(at) cross join lateral (
+             (select price, source, happened_at, received_at, 1 as nearest from tick
+              where tick.symbol = s.symbol and received_at <= t.at order by happened_at desc limit 1)
+             union all
+             (select close, '1m candle', least(candle_end('1m', starts_at), known_at), known_at, 2 from candle c
+              where c.symbol = s.symbol and "interval" = '1m' and starts_at <= t.at and known_at <= t.at
+              order by starts_at desc limit 1)
+             union all
+             (select close, '1d candle', least(candle_end('1d', starts_at), known_at), known_at, 3 from candle c
+              where c.symbol = s.symbol and "interval" = '1d' and starts_at <= t.at and known_at <= t.at
+              order by starts_at desc limit 1)) p
+           order by p.received_at desc, p.nearest limit 1""",
+        *(symbol, at),
+    )
+    return {name: value for name, value in found[0].items() if name != "nearest"} if found else None
+
+
 def freshness(now: datetime) -> list[dict[str, Any]]:
     """Each quote's age against what is allowed for it, but for stocks; a missing one counts as a day old."""
     return db.maps(

@@ -11,15 +11,18 @@ from typing import Any
 
 from peewee import InterfaceError, OperationalError
 from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from models import notifications, prices
+from domain.candles import LENGTHS
+from models import candles, notifications, prices, tickers
 from web import blocking, metrics, status
 from web.access import APP, METRICS, READ, VIEWER, needs
 
 SHARED_FOR = 0.5  # seconds that one snapshot serves everybody who asks: viewers cost by the clock, not by their number
+CANDLES, MOST_CANDLES = 500, 5000  # in one answer
 
 
 class Snapshots:
@@ -66,12 +69,52 @@ async def jobs_status(request: Request) -> Response:
 
 @needs(READ)
 async def quotes(request: Request) -> Response:
-    """The newest price of each instrument with source, both times, age and state; `?symbol=` for some."""
+    """The newest price of each instrument with source, both times, age and state; `?symbol=` for some.
+
+    With `as_of` (an ISO instant) the price of each of these symbols that was known then.
+    """
     symbols = request.query_params.getlist("symbol") or None
+    if (at := instant(request, "as_of")) is not None:
+        known = [(symbol, await blocking.run(prices.as_of, symbol, at)) for symbol in symbols or ()]
+        return tagged(request, {"as_of": at, "quotes": [{"symbol": name, **row} for name, row in known if row]})
     rows = await blocking.run(prices.quotes, datetime.now(UTC), symbols)
     # The age is told by the clock of whoever reads: were it in the body, no two answers would be the same.
     body = {"quotes": [{k: v for k, v in row.items() if k not in ("age", "error", "failing_since")} for row in rows]}
     return tagged(request, body)
+
+
+@needs(READ)
+async def candle_line(request: Request) -> Response:
+    """Candles without gaps: `?symbol=&interval=`, those from `from` to `to`, or the last 500; as known at `as_of`."""
+    symbol, interval = request.query_params.get("symbol", ""), request.query_params.get("interval", "1m")
+    if interval not in LENGTHS:
+        raise HTTPException(422, f"interval: {interval!r} is not one of {', '.join(LENGTHS)}")
+    at = instant(request, "as_of")
+    until = instant(request, "to") or at or datetime.now(UTC)
+    since = instant(request, "from") or until - LENGTHS[interval] * CANDLES
+    since = max(since, until - LENGTHS[interval] * MOST_CANDLES)
+    rows = await blocking.run(candles.line, symbol, interval, since, until, at)
+    return tagged(request, {"symbol": symbol, "interval": interval, "candles": rows})
+
+
+@needs(READ)
+async def ticker_list(request: Request) -> Response:
+    """The last 24 hours of each pair, `until` when; `?symbol=` for some."""
+    rows = await blocking.run(tickers.tickers, request.query_params.getlist("symbol") or None)
+    until = rows[0]["until"] if rows else None
+    return tagged(request, {"until": until, "tickers": [{k: v for k, v in r.items() if k != "until"} for r in rows]})
+
+
+def instant(request: Request, name: str) -> datetime | None:
+    """A parameter that is an instant in ISO 8601, UTC where no zone is given. Raises 422 for anything else."""
+    text = request.query_params.get(name)
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text.replace(" ", "+"))  # a + that was not quoted
+    except ValueError:
+        raise HTTPException(422, f"{name}: {text!r} is not an instant such as 2026-11-23T14:30:00+00:00") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 @needs(APP)
@@ -109,5 +152,7 @@ ROUTES = [
     Route("/jobs/status", jobs_status),
     Route("/api/status", whole_status),
     Route("/api/quotes", quotes),
+    Route("/api/candles", candle_line),
+    Route("/api/tickers", ticker_list),
     Route("/api/notifications", own_notifications),
 ]

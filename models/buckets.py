@@ -1,0 +1,299 @@
+"""Building candles: the buckets that new trades or ticks touched, made anew in all nine intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import db
+from domain.candles import INTERVALS, ROLL_UP
+from models import events, feeds
+from models.events import Position
+
+ROWS = 50_000  # so many new trades or ticks are looked at in one transaction
+
+
+class Buckets(NamedTuple):
+    """Buckets of one interval by columns: array literals that go back to the database as they came."""
+
+    symbols: str
+    starts: str
+    since: datetime  # of the first
+    until: datetime  # of the last, at its end
+
+
+class Batch(NamedTuple):
+    """What one transaction did."""
+
+    rows: int  # new trades or ticks
+    symbols: list[str]  # whose candles changed
+    changed: int  # candles
+    too_late: int  # rows from before the feed's kept_from, which change nothing
+
+
+def build(feed: str, now: datetime) -> Iterator[Batch]:
+    """Bring what is new in a feed into the candles, in one transaction per batch, until nothing is left.
+
+    The position moves in the transaction of the candles; of two builds at once one ends without doing anything.
+    """
+    more = True
+    while more:
+        with db.transaction():
+            position = events.hold(f"build_candles.{feed}")
+            if position is None:
+                return  # another build is at it
+            if feed == feeds.TRADE:
+                feeds.look(feed, now)
+            else:
+                feeds.note_failures(now)
+            batch, more = _build_page(feed, position)
+        yield batch
+
+
+def _build_page(feed: str, start: Position) -> tuple[Batch, bool]:
+    """One batch behind `start`, and whether there may be more."""
+    ((rows, xid, id_, symbols, starts, since, until, names, too_late, is_held_back),) = db.rows(
+        _PAGE[feed], str(start.xid), start.id, ROWS, feed
+    )
+    changed = rebuild(feed, Buckets(symbols, starts, since, until)) if symbols else 0
+    if rows:
+        events.move(f"build_candles.{feed}", Position(xid, id_))
+    is_full = rows == ROWS
+    if not is_full and not is_held_back:
+        db.rows("update candle_feed set built_until = looked_at where feed = %s", feed)
+    return Batch(rows, names if changed else [], changed, too_late), is_full
+
+
+# `(xid, id)` behind the oldest open transaction: none that commits late is passed over.
+_PAGE = {
+    feed: f"""
+    with page as materialized (
+      select x.symbol, x.{column} as at, x.xid, x.id from {feed} x
+      where (x.xid, x.id) > (%s::text::xid8, %s) and x.xid < pg_snapshot_xmin(pg_current_snapshot())
+      order by x.xid, x.id limit %s
+    ), touched as materialized (
+      select p.symbol, date_bin('1 minute', p.at, timestamptz '2000-01-03 00:00Z') as starts_at,
+             p.at < f.kept_from as too_late, count(*) as number
+      from page p join candle_feed f on f.feed = %s {only} group by 1, 2, 3
+    ), fresh as (
+      select * from touched where not too_late
+    )
+    select (select count(*) from page), last.xid::text::bigint, last.id,
+           (select array_agg(symbol)::text from fresh), (select array_agg(starts_at)::text from fresh),
+           (select min(starts_at) from fresh), (select max(starts_at) + interval '1 minute' from fresh),
+           (select array_agg(distinct symbol::text) from fresh),
+           (select coalesce(sum(number), 0)::int from touched where too_late),
+           exists(select from {feed} x where x.xid >= pg_snapshot_xmin(pg_current_snapshot()))
+    from (select 1) one left join (select xid, id from page order by xid desc, id desc limit 1) last on true
+    """
+    for feed, column, only in (
+        (feeds.TRADE, "traded_at", ""),
+        # What the exchange here trades has the candles of its trades.
+        (feeds.TICK, "happened_at", "where not exists (select from pair where pair.symbol = p.symbol)"),
+    )
+}
+
+
+def rebuild(feed: str, minutes: Buckets) -> int:
+    """Make these minutes anew from their trades or ticks, and all that is made of them; how many candles changed.
+
+    The caller holds the feed.
+    """
+    return sum(count for ((count,),) in _each_interval(feed, minutes, "count(*)"))
+
+
+def mend(feed: str, since: datetime, until: datetime, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Compare the candles of a time with what they are made of and mend them, in one transaction; what was wrong.
+
+    Each as symbol, interval, starts_at and `was`: missing, wrong, or too many where there was no trade.
+    """
+    with db.transaction():
+        events.hold(f"build_candles.{feed}", wait=True)
+        found = db.rows(_ALL_OF[feed], since, until, None if symbols is None else list(symbols), list(INTERVALS))
+        if found[0][0] is None:
+            return []
+        levels = _each_interval(feed, Buckets(*found[0]), _WHAT_WAS_WRONG)
+        return [
+            {"symbol": symbol, "interval": interval, "starts_at": starts_at, "was": was}
+            for interval, rows in zip(INTERVALS, levels, strict=True)
+            for symbol, starts_at, was in rows
+        ]
+
+
+_WHAT_WAS_WRONG = """symbol, starts_at,
+  case when place is null then 'missing' when open is null then 'too many' else 'wrong' end"""
+
+# Every minute of a time that has trades or ticks, and every candle of any interval that begins in it.
+_ALL_OF = {
+    feed: f"""
+    with given as materialized (
+      select greatest(%s::timestamptz, f.kept_from) as since, %s::timestamptz as until, %s::text[] as only
+      from candle_feed f where f.feed = '{feed}'
+    ), named as materialized (
+      select n.symbol from given g, {names} n where g.only is null or n.symbol = any(g.only)
+    ), bucket as materialized (
+      select x.symbol, date_bin('1 minute', x.{column}, timestamptz '2000-01-03 00:00Z') as starts_at
+      from given g, named n join {feed} x using (symbol) where x.{column} >= g.since and x.{column} < g.until
+      union
+      select c.symbol, c.starts_at
+      from given g, named n cross join unnest(%s::text[]) as i("interval") join candle c using (symbol, "interval")
+      where c.starts_at >= g.since and c.starts_at < g.until
+    )
+    select array_agg(symbol)::text, array_agg(starts_at)::text, min(starts_at), max(starts_at) + interval '1 minute'
+    from bucket
+    """
+    for feed, column, names in (
+        (feeds.TRADE, "traded_at", "pair"),
+        (feeds.TICK, "happened_at", "(select symbol from instrument except select symbol from pair)"),
+    )
+}
+
+
+def _each_interval(feed: str, minutes: Buckets, report: str) -> Iterator[list[tuple[Any, ...]]]:
+    """Write what these minutes, and then what is made of them, should be; yields a report of what changed in each."""
+    db.rows("set local enable_seqscan = off")  # everything is found by key, also while there are no statistics yet
+    for interval, lower in (("1m", ""), *ROLL_UP):
+        source = _FROM_RAW[feed] if interval == "1m" else _ROLL_UP
+        values = {"interval": interval, "lower": lower, "as_of": "infinity", **minutes._asdict()}
+        yield db.database.execute_sql(_WRITE.format(built=source, report=report), values).fetchall()
+
+
+# One bucket each from its trades or ticks, of those that had reached us at an instant. The bounds of all buckets are
+# there for the planner: it looks at no other partitions. A trade that was corrected or cancelled counts for nothing.
+_TOUCHED = """
+touched as materialized (
+  select distinct u.symbol, candle_start(%(interval)s, u.starts_at) as starts_at,
+         candle_end(%(interval)s, candle_start(%(interval)s, u.starts_at)) as ends_at
+  from unnest(%(symbols)s::text[], %(starts)s::timestamptz[]) as u(symbol, starts_at)
+)
+"""
+
+_GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
+  select symbol, starts_at, prices[1] as open, high, low, prices[cardinality(prices)] as close, volume, quote_volume,
+         trades, known_at
+  from (
+    select symbol, starts_at, array_agg(price order by at, id) filter (where counts) as prices,
+           max(price) filter (where counts) as high, min(price) filter (where counts) as low,
+           sum(quantity) filter (where counts) as volume, sum(quantity * price) filter (where counts) as quote_volume,
+           count(*) filter (where counts) as trades, max(received_at) as known_at
+    from (select *, quantity <> 0 and id not in (select corrects from raw where corrects is not null) as counts
+          from raw) r
+    group by symbol, starts_at) b
+  where trades > 0
+)
+"""
+
+_FROM_RAW = {
+    feeds.TRADE: _GROUPED.format(
+        touched=_TOUCHED,
+        raw="""
+  select t.symbol, t.starts_at, x.traded_at as at, x.id, x.price, x.quantity, x.received_at, x.corrects
+  from touched t join trade x on x.symbol = t.symbol and x.traded_at >= t.starts_at and x.traded_at < t.ends_at
+  where x.received_at <= %(as_of)s and x.traded_at >= %(since)s and x.traded_at < %(until)s
+""",
+    ),
+    feeds.TICK: _GROUPED.format(
+        touched=_TOUCHED,
+        raw="""
+  select t.symbol, t.starts_at, x.happened_at as at, x.id, x.price, 0 as quantity, x.received_at,
+         null::bigint as corrects
+  from touched t join tick x on x.symbol = t.symbol and x.happened_at >= t.starts_at and x.happened_at < t.ends_at
+  where x.received_at <= %(as_of)s and x.received_at >= %(since)s and x.happened_at < %(until)s
+""",
+    ).replace("quantity <> 0 and id not in (select corrects from raw where corrects is not null)", "true"),
+}
+
+_ROLL_UP = f"""{_TOUCHED}, built as materialized (
+  select symbol, starts_at, opens[1] as open, high, low, closes[cardinality(closes)] as close, volume, quote_volume,
+         trades, known_at
+  from (
+    select t.symbol, t.starts_at, array_agg(c.open order by c.starts_at) as opens, max(c.high) as high,
+           min(c.low) as low, array_agg(c.close order by c.starts_at) as closes, sum(c.volume) as volume,
+           sum(c.quote_volume) as quote_volume, sum(c.trades)::bigint as trades, max(c.known_at) as known_at
+    from touched t join candle c on c.symbol = t.symbol and c."interval" = %(lower)s
+                                    and c.starts_at >= t.starts_at and c.starts_at < t.ends_at
+    group by 1, 2) b
+)
+"""
+
+# What is as it should be is not written: anti-join before the upsert. A bucket whose trades were cancelled goes.
+_WRITE = """
+with {built}, news as materialized (
+  select t.symbol, t.starts_at, b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at, c.place
+  from touched t left join built b using (symbol, starts_at) left join lateral (
+    select c.ctid as place, c.* from candle c
+    where c.symbol = t.symbol and c."interval" = %(interval)s and c.starts_at = t.starts_at limit 1) c on true
+  where (c.open, c.high, c.low, c.close, c.volume, c.quote_volume, c.trades, c.known_at) is distinct from
+        (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at)
+), gone as (
+  delete from candle where ctid = any(array(select place from news where open is null))
+), written as (
+  insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades, known_at)
+  select symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades, known_at
+  from news where open is not null order by symbol, starts_at
+  on conflict (symbol, "interval", starts_at) do update set
+    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
+    quote_volume = excluded.quote_volume, trades = excluded.trades, known_at = excluded.known_at
+)
+select {report} from news
+"""
+
+
+def as_of(symbol: str, interval: str, since: datetime, until: datetime, at: datetime) -> str:
+    """The candles of a time, and the last one before it, as they were at an instant: those that have changed since.
+
+    An array literal for candle_line(). Only buckets whose trades or ticks are still there can be made again.
+    """
+    ((feed, starts, first, last),) = db.rows(_CHANGED_SINCE, symbol, interval, since, min(until, at), at)
+    if starts is None:
+        return "{}"
+    values = {
+        "interval": interval,
+        "symbols": db.array([symbol] * len(starts)),
+        "starts": db.array(starts),
+        "as_of": at,
+    }
+    sql = f"""with {_FROM_RAW[feed]}
+              select array_agg((symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades,
+                                known_at)::candle)::text from built"""
+    ((found,),) = db.database.execute_sql(sql, {**values, "since": first, "until": last}).fetchall()
+    return found or "{}"
+
+
+_CHANGED_SINCE = """
+with given as materialized (
+  select f.feed, f.kept_from, g.* from (
+    select %s::text as symbol, %s::text as width, %s::timestamptz as since, %s::timestamptz as until,
+           %s::timestamptz as as_of) g
+  join candle_feed f on f.feed = case when g.symbol in (select symbol from pair) then 'trade' else 'tick' end
+), grid as (
+  select s at time zone 'UTC' as starts_at
+  from given g, generate_series(candle_start(g.width, greatest(g.since, g.kept_from)) at time zone 'UTC',
+                                g.until at time zone 'UTC', candle_length(g.width)) s
+  union
+  (select c.starts_at from given g join candle c on c.symbol = g.symbol and c."interval" = g.width
+   where c.starts_at < candle_start(g.width, g.since) order by c.starts_at desc limit 1)
+)
+select g.feed, array_agg(b.starts_at order by b.starts_at), min(b.starts_at), candle_end(g.width, max(b.starts_at))
+from given g left join grid b on b.starts_at >= g.kept_from and not exists (
+  select from candle c where c.symbol = g.symbol and c."interval" = g.width and c.starts_at = b.starts_at
+    and c.known_at <= g.as_of)
+group by g.feed, g.width
+"""
+
+
+def agrees(feed: str, symbol: str, since: datetime, until: datetime) -> bool:
+    """Whether the candles of whole days have as many trades or ticks, and as much volume, as there are."""
+    source = {
+        feeds.TRADE: "(select symbol, traded_at as at, quantity from valid_trade)",
+        feeds.TICK: "(select symbol, happened_at as at, 0 as quantity from tick)",
+    }
+    ((same,),) = db.rows(
+        f"""select (count(*), coalesce(sum(x.quantity), 0)) = (
+              select (coalesce(sum(c.trades), 0)::bigint, coalesce(sum(c.volume), 0)) from candle c
+              where c.symbol = %s and c."interval" = '1d' and c.starts_at >= %s and c.starts_at < %s)
+            from {source[feed]} x where x.symbol = %s and x.at >= %s and x.at < %s""",
+        *(symbol, since, until) * 2,
+    )
+    return bool(same)

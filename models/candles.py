@@ -1,0 +1,119 @@
+"""Trades, candles, and reading them without gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from peewee import BigIntegerField, CompositeKey, DecimalField, TextField
+
+import db
+from domain.candles import BELOW_A_DAY, INTERVALS
+from models import buckets, feeds
+from models.fields import InstantField, Xid8Field
+
+
+class Trade(db.BaseModel):
+    """A trade of the app's exchange: insert one when it happens; it is in candles and tickers seconds later.
+
+    A trade that was wrong stays, and is corrected by another row with its `symbol` and `traded_at` and its `id` in
+    `corrects`, which takes its place; with `quantity` 0 it is cancelled. Of trades of one instant the one with the
+    lower `id` came first. `traded_at` may be at most 15 minutes ahead of our clock. Kept TRADE_DAYS.
+    """
+
+    app_may = "select, insert (symbol, traded_at, price, quantity, side, corrects)"
+
+    symbol = TextField()
+    traded_at = InstantField()
+    price = DecimalField()
+    quantity = DecimalField()
+    side = TextField()  # of who took the offer: buy, sell
+    corrects = BigIntegerField(null=True)
+    received_at = InstantField()
+    id = BigIntegerField()
+    xid = Xid8Field()
+
+    class Meta:
+        primary_key = CompositeKey("symbol", "traded_at", "id")
+
+
+class Candle(db.BaseModel):
+    """A bucket in which something traded, or of a price in which it was asked: 1m, 5m, 15m, 30m, 1h, 4h, 1d, 1w, 1M.
+
+    In UTC; weeks begin on Monday. A late or corrected trade mends its buckets. There is no row for a bucket without
+    trades: `candle_line(symbol, interval, since, until)` gives every bucket, with the close before it and `synthetic`
+    where nothing traded, `outage` where we were not looking, and whether it is `closed`; with a fifth argument, what
+    was known at that instant. Candles shorter than a day are kept MINUTE_DAYS.
+    """
+
+    app_may = "select"
+
+    symbol = TextField()
+    interval = TextField()
+    starts_at = InstantField()
+    open = DecimalField()
+    high = DecimalField()
+    low = DecimalField()
+    close = DecimalField()
+    volume = DecimalField()  # in the base asset; 0 for a price's candle
+    quote_volume = DecimalField()
+    trades = BigIntegerField()  # of a price's candle: how many ticks
+    known_at = InstantField()  # when we received the last that is in it
+
+    class Meta:
+        primary_key = CompositeKey("symbol", "interval", "starts_at")
+
+
+def feed_of(symbol: str) -> str | None:
+    """What the candles of a symbol are made of: trades if it is a pair, ticks if it is followed; None if neither."""
+    ((is_pair, is_followed),) = db.rows(
+        "select %s in (select symbol from pair), %s in (select symbol from instrument)", symbol, symbol
+    )
+    return feeds.TRADE if is_pair else feeds.TICK if is_followed else None
+
+
+def line(
+    symbol: str, interval: str, since: datetime, until: datetime, as_of: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Every bucket that begins in the time, oldest first; with `as_of`, what was known at that instant.
+
+    Candles that have changed since then are made again from what had come by then, as long as that is kept.
+    """
+    if as_of is None:
+        return db.maps("select * from candle_line(%s, %s, %s, %s)", symbol, interval, since, until)
+    return db.maps(
+        "select * from candle_line(%s, %s, %s, %s, %s, %s::candle[])",
+        *(symbol, interval, since, until, as_of, buckets.as_of(symbol, interval, since, until, as_of)),
+    )
+
+
+def newest(symbols: Collection[str]) -> list[dict[str, Any]]:
+    """The newest candle of each interval of these symbols."""
+    return db.maps(
+        """select c.*, e.ends_at, coalesce(e.ends_at <= f.built_until, false) as closed
+           from unnest(%s::text[]) as s(symbol) cross join unnest(%s::text[]) as i("interval")
+             cross join lateral (select * from candle c where c.symbol = s.symbol and c."interval" = i."interval"
+                                 order by c.starts_at desc limit 1) c
+             cross join lateral candle_end(c."interval", c.starts_at) as e(ends_at)
+             join candle_feed f on f.feed = case when exists (select from pair p where p.symbol = s.symbol)
+                                                 then 'trade' else 'tick' end
+           order by c.symbol, e.ends_at""",
+        db.array(symbols),
+        db.array(INTERVALS),
+    )
+
+
+def prune(before: datetime) -> int:
+    """Drop the candles shorter than a day from before an instant, symbol by symbol; how many. Outages go with them."""
+    gone = 0
+    for (symbol,) in db.rows("select symbol from pair union select symbol from instrument"):
+        ((count,),) = db.rows(
+            """with gone as (delete from candle
+                             where symbol = %s and "interval" = any(%s::text[]) and starts_at < %s returning 1)
+               select count(*) from gone""",
+            *(symbol, db.array(BELOW_A_DAY), before),
+        )
+        gone += count
+    db.rows("delete from outage where ended_at < %s", before)
+    return gone
