@@ -1,10 +1,88 @@
-"""A day of trades on many pairs, for benchmarks: written in bulk, in order of time, as an exchange would leave them."""
+"""Trades on a tape: made up or recorded, written as the served app would, and what brute force makes of them."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import csv
+import gzip
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
 
+import config
 import db
+from domain.candles import INTERVALS, start
+
+DATA = config.ROOT.parent / "shared" / "data"  # recorded trades, where they are
+KEY = tuple[str, str, datetime]  # symbol, interval, start
+NUMBERS = tuple[Decimal | int, ...]  # open, high, low, close, volume, quote volume, trades
+
+
+class Print(NamedTuple):
+    """One trade as the tape has it."""
+
+    symbol: str
+    at: datetime
+    price: Decimal
+    quantity: Decimal
+
+
+def recorded(path: Path, symbol: str, price: str, quantity: str) -> Iterator[Print]:
+    """A file of recorded trades by the names of its columns; those of one millisecond are a microsecond apart."""
+    before, number = -1, 0
+    with gzip.open(path, "rt", newline="") as lines:
+        for row in csv.DictReader(lines):
+            moment = int(row["time_ms"])
+            number = number + 1 if moment == before else 0
+            before = moment
+            at = datetime.fromtimestamp(moment / 1000, UTC) + timedelta(microseconds=number)
+            yield Print(symbol, at, Decimal(row[price]), Decimal(row[quantity]))
+
+
+def follow(symbols: Iterable[str]) -> None:
+    """Pairs with these names."""
+    db.rows("insert into asset (code, scale) values ('USD', 2) on conflict do nothing")
+    for symbol in symbols:
+        db.rows("insert into asset (code, scale) values (%s, 8)", f"X-{symbol}"[:16])
+        db.rows("insert into pair values (%s, %s, 'USD', 0.0001, 0.0001)", symbol, f"X-{symbol}"[:16])
+
+
+def insert(prints: Iterable[Print]) -> list[int]:
+    """Write trades in this order; returns their ids."""
+    rows = list(prints)
+    found = db.rows(
+        """insert into trade (symbol, traded_at, price, quantity, side)
+           select symbol, at, price, quantity, 'buy'
+           from unnest(%s::text[], %s::timestamptz[], %s::numeric[], %s::numeric[]) with ordinality
+             as t(symbol, at, price, quantity, n) order by n returning id""",
+        *(db.array(getattr(row, name) for row in rows) for name in Print._fields),
+    )
+    return [number for (number,) in found]
+
+
+def brute_force(prints: Iterable[Print]) -> dict[KEY, NUMBERS]:
+    """All candles of these trades; of one instant in this order."""
+    found: dict[KEY, list[Decimal | int]] = {}
+    for symbol, at, price, quantity in sorted(prints, key=lambda row: row.at):
+        turnover = price * quantity
+        for interval in INTERVALS:
+            key = symbol, interval, start(interval, at)
+            c = found.get(key)
+            if c is None:
+                found[key] = [price, price, price, price, quantity, turnover, 1]
+            else:
+                c[1:] = max(c[1], price), min(c[2], price), price, c[4] + quantity, c[5] + turnover, c[6] + 1
+    return {key: tuple(numbers) for key, numbers in found.items()}
+
+
+def stored() -> dict[KEY, NUMBERS]:
+    """All candles that are there."""
+    rows = db.rows(
+        """select symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades from candle"""
+    )
+    return {row[:3]: row[3:] for row in rows}
+
 
 PAIRS = """
 insert into asset (code, scale) values ('USD', 2);

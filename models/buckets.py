@@ -291,7 +291,7 @@ def agrees(feed: str, symbol: str, since: datetime, until: datetime) -> bool:
     }
     ((same,),) = db.rows(
         f"""select (count(*), coalesce(sum(x.quantity), 0)) = (
-              select (coalesce(sum(c.trades), 0)::bigint, coalesce(sum(c.volume), 0)) from candle c
+              select coalesce(sum(c.trades), 0)::bigint, coalesce(sum(c.volume), 0) from candle c
               where c.symbol = %s and c."interval" = '1d' and c.starts_at >= %s and c.starts_at < %s)
             from {source[feed]} x where x.symbol = %s and x.at >= %s and x.at < %s""",
         *(symbol, since, until) * 2,

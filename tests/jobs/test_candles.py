@@ -15,11 +15,11 @@ from peewee import IntegrityError, PeeweeException
 import config
 import db
 import events
+from bench.tape import Print, brute_force, follow, insert, stored
 from domain.candles import INTERVALS
 from domain.prices import Price
 from jobs.candles import build_candles, prune_candles, verify_candles
 from models import buckets, candles, feeds, prices
-from tests.tape import PAIRS, Print, brute_force, insert, stored
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)  # a Monday
 
@@ -27,7 +27,7 @@ NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)  # a Monday
 @pytest.fixture(autouse=True)
 def exchange(database, redis):
     """Two pairs that trade."""
-    db.rows(PAIRS)
+    follow(["BTCUSDT", "ETHUSDT"])
 
 
 def at(seconds: float) -> datetime:

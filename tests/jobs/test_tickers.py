@@ -11,10 +11,10 @@ import pytest
 
 import db
 import events
+from bench.tape import Print, follow, insert
 from jobs.candles import build_candles
 from jobs.tickers import build_tickers
 from models import buckets, feeds, tickers
-from tests.tape import PAIRS, Print, insert
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -23,7 +23,7 @@ DAY = timedelta(hours=24)
 @pytest.fixture(autouse=True)
 def exchange(database, redis):
     """Two pairs that trade."""
-    db.rows(PAIRS)
+    follow(["BTCUSDT", "ETHUSDT"])
 
 
 def at(seconds: float) -> datetime:
