@@ -88,6 +88,8 @@ class Desk:
         if world is not None and not await self._start_world(world):
             return False
         self.desk.environment = self._environment()
+        if world is not None:
+            await self.desk.run(Program("app", "python -m demo.app"))
         if "web" in self.lines:
             await self.desk.run(Program("operator", "./nightdesk operators add operator --first --who up"))
         if self.world.programs:  # messages to the demo world's own mailboxes and chats

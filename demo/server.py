@@ -7,7 +7,8 @@
 
 The same over HTTP: GET, POST and DELETE /control/faults (`{"api": "binance", "fault": "slow", "for_s": 10,
 "share": 0.5, "symbol": "BTCUSDT"}`), GET and DELETE /control/mail, GET /control/requests, and what the messengers took:
-GET /control/messages.
+GET /control/messages. GET /control/chains shows them, POST makes one reorganize or pay:
+`{"chain": "ethereum", "reorg": 3, "drop": true}`, `{"chain": "bitcoin", "user": 1, "units": "50000"}`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from demo.faults import Fault, Faults
 from demo.inbox import Inbox
 from demo.mail import Mail
 from demo.world import Clock, World
+from demo.worlds.chains import Chains
 
 FLOOD = 100_000_000
 PLEASE_WAIT = {418, 429, 503}  # statuses that come with Retry-After
@@ -191,12 +193,23 @@ class Handler(BaseHTTPRequestHandler):
                 return Response([])
             case "GET", "messages":
                 return Response({name: inbox.list() for name, inbox in demo.inboxes.items()})
+            case _, "chains":
+                return _chains(demo.world.part(Chains), body)
             case "GET", "requests":
                 return Response({"counts": dict(demo.requests), "last": demo.asked[-100:]})
-        return Response({"error": "control: faults, mail, messages or requests"}, 404)
+        return Response({"error": "control: faults, mail, messages, chains or requests"}, 404)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
         """Say nothing: the worker that asks says what it got."""
+
+
+def _chains(chains: Chains, body: bytes) -> Response:
+    """What the chains are, after they have done what is asked for, if anything is."""
+    try:
+        chains.act(**json.loads(body)) if body else None
+    except (ValueError, TypeError, KeyError) as wrong:
+        return Response({"error": str(wrong)}, 422)
+    return Response(chains.shown(time.time()))
 
 
 CANNED = {

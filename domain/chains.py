@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil
 
 NATIVE = ""  # the contract of a chain's own coin: there is none
 COIN = -1  # the output of a payment that is the transaction itself; outputs and logs count from 0
@@ -73,14 +74,16 @@ def ancestor(kept: Sequence[Block], now: Mapping[int, Block]) -> Block | None:
     return max(same, key=lambda block: block.number, default=None)
 
 
-def span(cursor: int | None, head: int, overlap: int, most: int) -> range:
+def span(cursor: int | None, head: int, overlap: int, most: int, since: float = 0) -> range:
     """The numbers to read next: again the last `overlap` that were read, then at most `most` new ones up to the head.
+
+    A chain that is new to us is read from the block before the last `since`, those since we have an address on it.
 
     >>> span(100, 104, overlap=2, most=10)
     range(99, 105)
-    >>> span(None, 104, overlap=2, most=10)  # a chain that is new to us: from now on
-    range(103, 105)
+    >>> span(None, 104, overlap=2, most=10, since=3.5)
+    range(98, 105)
     """
     if cursor is None:
-        return range(max(head - overlap + 1, 0), head + 1)
+        cursor = max(head - ceil(since) - 1, 0)
     return range(max(cursor - overlap + 1, 0), min(head, cursor + most) + 1)

@@ -28,7 +28,7 @@ STEPS_BACK = 16  # blocks that are compared in one call when we walk back
 def scan_chain(chain: str, due_at: datetime) -> dict[str, int]:
     """Read a chain's new blocks for payments to users; what it has dropped meanwhile is taken back first."""
     known = chains.known(chain)
-    if known["paused"] or not known["watched"]:
+    if known["paused"] or known["watched"] is None:
         return {"blocks": 0}
     counts: Counter[str] = Counter()
     try:
@@ -47,9 +47,9 @@ def pages(node: Node, chain: str) -> Iterator[dict[str, int]]:
     more = True
     while more:
         known = chains.known(chain)
-        numbers = span(known["cursor"], head.number, OVERLAP, node.page)
+        numbers = span(known["cursor"], head.number, OVERLAP, node.page, since=known["watched"] / known["block_time"])
         done, last = read(node, known, numbers)
-        more = last.number > (known["cursor"] or head.number) and last.number < head.number
+        more = numbers[-1] == last.number < head.number
         yield done
 
 
@@ -109,7 +109,7 @@ def stop(chain: str, reason: str) -> None:
 def read(node: Node, known: dict[str, Any], numbers: range) -> tuple[dict[str, int], Block]:
     """Read one page and write it, all of it or nothing; returns what was done and the last block."""
     chain, name = known["name"], node.provider.name
-    addresses = chains.addresses_to_read(chain, ADDRESSES) if node.by_address else {}
+    addresses = chains.addresses_to_read(chain, numbers[0], ADDRESSES) if node.by_address else {}
     page = node.fetch_page(numbers, addresses)
     if wrong := gap(page.blocks):
         incidents.record(chain, "gap", name, wrong)

@@ -107,9 +107,12 @@ class FinalityTier(db.BaseModel):
 
 
 def known(name: str) -> dict[str, Any]:
-    """A chain's row, and whether it has an address. Raises LookupError that lists the chains."""
+    """A chain's row, and for how long we have had an address on it (None: we have none).
+
+    Raises LookupError that lists the chains.
+    """
     found = db.maps(
-        """select c.*, exists(select from chain_address a where a.chain = c.name) as watched
+        """select c.*, (select now() - min(created_at) from chain_address a where a.chain = c.name) as watched
            from chain c where name = %s""",
         name,
     )
@@ -146,12 +149,15 @@ def rules(chain: str) -> dict[str, Finality]:
     }
 
 
-def addresses_to_read(chain: str, limit: int) -> dict[str, int]:
-    """Addresses of a chain that is read by address, those first that have waited longest, each with how far it is."""
+def addresses_to_read(chain: str, first: int, limit: int) -> dict[str, int]:
+    """Addresses of a chain that is read by address, those first that have waited longest, each with how far it is.
+
+    `first`: where a chain begins that has not been read yet.
+    """
     rows = db.rows(
-        """select a.address, coalesce(a.scanned_to, c.cursor, 0) from chain_address a join chain c on c.name = a.chain
+        """select a.address, coalesce(a.scanned_to, c.cursor, %s) from chain_address a join chain c on c.name = a.chain
            where a.chain = %s and a.user_id is not null order by a.scanned_to nulls first, a.address limit %s""",
-        *(chain, limit),
+        *(first, chain, limit),
     )
     return dict(rows)
 

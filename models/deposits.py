@@ -82,7 +82,9 @@ def record(chain: str, payments: Sequence[Payment]) -> dict[str, int]:
 
 _RECORD = f"""
 with shown as materialized (
-  select p.*, c.name as chain, a.user_id, t.asset, trim_scale(p.units * ('1e-' || t.decimals)::numeric) as amount,
+  select p.*, c.name as chain, a.user_id, t.asset, d.id is null or d.state = 'orphaned'
+           or d.state in ('pending', 'confirming', 'confirmed') and not (d.paid and p.outcome = 'paid') as fresh,
+         trim_scale(p.units * ('1e-' || t.decimals)::numeric) as amount,
          case when t.asset is null then 'unknown_asset' when p.outcome = 'removed' then 'removed'
               when d.hash <> p.hash and d.state <> 'orphaned' then 'same_id'
               when row_number() over (partition by p.tx, p.output order by p.number) > 1 then 'same_id' end as odd,
@@ -100,7 +102,7 @@ with shown as materialized (
                             state, reason)
   select chain, tx, output, number, hash, address, user_id, contract, asset, units, amount, outcome = 'paid',
          case when wrong is null then 'pending' else 'failed' end, wrong
-  from shown where odd is null order by tx, output
+  from shown where odd is null and fresh order by tx, output
   on conflict (chain, tx, output) do update
   set number = excluded.number, hash = excluded.hash, address = excluded.address, user_id = excluded.user_id,
       contract = excluded.contract, asset = excluded.asset, units = excluded.units, amount = excluded.amount,

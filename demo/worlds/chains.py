@@ -14,9 +14,12 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 FIRST = 1000  # number of the first block
 PAYERS = 20  # users of the demo's exchange, each with an address on each chain
@@ -59,13 +62,14 @@ USDC, MINT = "0xa0b86991c6218b36c1d19d4a2e9eb0ce3606eb48", "EPjFWdd5AufqSSqeM2qN
 KINDS = {
     "ethereum": Kind(2, {USDC: 6}, {"": 10**16, USDC: 10**7}),
     "bitcoin": Kind(6, {}, {"": 10**5}),
-    "solana": Kind(0.4, {MINT: 6}, {"": 10**8, MINT: 10**7}),
+    "solana": Kind(1, {MINT: 6}, {"": 10**8, MINT: 10**7}),
 }
 GENESIS = {
     "bitcoin": "000000000019d6689c085ae165831e934ff763ae46a2a6c172b3f1b60a8ce26f",
     "solana": "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d",
 }  # the hash of the first block, by which a chain is known
 FINALIZED = 32  # blocks behind the head
+KEPT = 20_000  # blocks
 
 
 class Chain:
@@ -74,6 +78,7 @@ class Chain:
     def __init__(self, name: str, kind: Kind, seed: int) -> None:
         self.name, self.kind, self.seed = name, kind, seed
         self.clock = True
+        self.open = False  # whether the users are paid: once somebody has asked for their addresses
         self.decimals = dict(kind.tokens)
         self.missing: set[int] = set()  # numbers that the node does not have, though its head is above them
         self.claims: int | None = None  # the head that it says, whatever it has
@@ -83,6 +88,8 @@ class Chain:
         self._waiting: list[Paid] = []
         self._count, self._fork = 0, 0
         self._began: float | None = None
+        self._forgotten: Counter[tuple[str, str]] = Counter()  # what was paid in blocks that are kept no more
+        self._dropped = 0  # how many those are
         self.blocks = [Mined(0, self.digest("genesis"), "0" * 64, 0.0), Mined(FIRST, self.digest(FIRST), "", 0.0)]
 
     def digest(self, *parts: object) -> str:
@@ -131,16 +138,25 @@ class Chain:
         with self._lock:
             if self.clock:
                 self._grow(now)
-            return [block for block in self.blocks if block.at <= now]
+            return self.blocks[: bisect_right(self.blocks, now, key=lambda block: block.at)]
 
     def _grow(self, now: float) -> None:
         step = self.kind.block_time
         self._began = now - 40 * step if self._began is None else self._began
         due = int((now - self._began) / step)
-        while len(self.blocks) - 2 - self._fork < due:  # each reorg has added one
-            if self._dice.random() < step / EVERY:
+        while (count := len(self.blocks) + self._dropped - 2 - self._fork) < due:  # each reorg has added one
+            if self.open and self._dice.random() < step / EVERY:
                 self._somebody_pays()
-            self.mine(1, self._began + (len(self.blocks) - 1 - self._fork) * step)
+            self.mine(1, self._began + (count + 1) * step)
+        if len(self.blocks) > KEPT:
+            self._forget(KEPT // 2)
+
+    def _forget(self, count: int) -> None:
+        """Drop the oldest blocks but the very first, and keep what was paid in them."""
+        old, self.blocks[1 : count + 1] = self.blocks[1 : count + 1], []
+        self._dropped += count
+        for paid in (paid for block in old for paid in block.payments if paid.ok):
+            self._forgotten[paid.address, paid.contract] += paid.units
 
     def _somebody_pays(self) -> None:
         contract = self._dice.choice(sorted(self.kind.usual))
@@ -154,7 +170,7 @@ class Chain:
         blocks = self.upto(now)
         if number == 0:
             return blocks[0]
-        index = number - FIRST + 1
+        index = number - blocks[1].number + 1
         return blocks[index] if 1 <= index < len(blocks) else None
 
     def head(self, now: float) -> int:
@@ -163,7 +179,7 @@ class Chain:
 
     def held(self, address: str, contract: str, number: int, now: float) -> int:
         """Units that an address has received up to a block."""
-        return sum(
+        return self._forgotten[address, contract] + sum(
             paid.units
             for block in self.upto(now)
             if block.number <= number
@@ -183,6 +199,27 @@ def base58(digest: str) -> str:
 
 class Chains(dict[str, Chain]):
     """The chains by their names."""
+
+    def shown(self, now: float) -> dict[str, dict[str, Any]]:
+        """Heads, users' addresses and tokens, as JSON; from now on the users are paid."""
+        for chain in self.values():
+            chain.head(now)
+            chain.open = True
+        return {
+            name: {
+                "head": chain.head(now),
+                "addresses": [chain.address(user) for user in range(1, PAYERS + 1)],
+                "tokens": chain.decimals,
+            }
+            for name, chain in self.items()
+        }
+
+    def act(self, chain: str, reorg: int = 0, drop: bool = False, user: int = 0, units: str = "0") -> None:
+        """On demand: replace the newest blocks, or let a user be paid. Raises KeyError for another chain."""
+        if reorg:
+            self[chain].reorg(reorg, drop=drop)
+        if user:
+            self[chain].pay(self[chain].address(user), int(units))
 
 
 PART = Chains
