@@ -59,6 +59,7 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(every(2), alerts.check_alerts, alias="ALERT_CHECKER_INTERVAL"),
     Entry(every(2, stagger=0.3), notifications.deliver_notifications),  # right after the check
     Entry(every(10), orders.expire_orders, freshness=models.orders.freshness),
+    Entry(every(5, stagger=1.5), alerts.build_readings),
     Entry(every(30, stagger=7), alerts.check_silences),
     Entry(every(10), deposits.credit_deposits),
     # money on its way
@@ -99,6 +100,7 @@ SCHEDULE: tuple[Entry, ...] = (
     # housekeeping, when it is quiet
     Entry(cron("17 3 * * *"), prices.prune_prices),
     Entry(cron("22 3 * * *"), candles.prune_candles),
+    Entry(cron("32 3 * * *"), alerts.prune_readings),
     Entry(cron("27 3 * * *"), upkeep.prune_history),
     Entry(cron("37 3 * * *"), notifications.prune_notifications),
     Entry(cron("7 2 * * *"), sessions.sync_sessions, freshness=models.sessions.freshness),

@@ -74,7 +74,7 @@ class Reading:
 
 
 D = Decimal
-DAYS = timedelta(days=5)  # a weekend with a holiday at either end: from a bar to the next
+DAYS = timedelta(days=5)  # a weekend with a holiday at either end: what is worked out of prices may be so old
 PRICE = Measure("price", "", PRICES, low=D(0), high=HIGHEST)
 LINE = Measure("sma", "", LEVELS, low=D(0), high=HIGHEST, max_age=DAYS, by_bar=True)  # of an indicator
 
@@ -228,10 +228,10 @@ def of_stream(stream: str) -> Measure:
     """The measure whose values a stream has. Raises ValueError for a name that is none."""
     name, changes, _ = stream.partition("/")
     name, closes, bar = name.partition("@")
-    known = MEASURES.get(name) or indicator(name)
-    if changes:
-        return replace(known, max_age=timedelta(minutes=15))
-    return replace(known, max_age=max(DAYS, 2 * BARS[bar])) if closes else known
+    known = MEASURES.get(name) or (indicator(name) if INDICATOR.fullmatch(name) else None)
+    if known is None or (closes and bar not in BARS):
+        raise ValueError(f"no measure {stream!r}")
+    return replace(known, max_age=DAYS) if changes or closes else known
 
 
 def believable(readings: Iterable[Reading]) -> tuple[list[Reading], list[str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 
+import config
 import events
-from models import adoption, alerts, silences, triggers
-from queues import CRITICAL, DEFAULT, batches, job
+from domain.measures import believable
+from models import adoption, alerts, derived, partitions, readings, silences, triggers
+from queues import CRITICAL, DEFAULT, LOW, batches, job
 
 
 @job(CRITICAL, timeout=60)
@@ -25,7 +27,26 @@ def check_alerts(due_at: datetime) -> dict[str, int]:
 
 
 @job(DEFAULT, timeout=60)
+def build_readings(due_at: datetime) -> dict[str, int]:
+    """Work out the closes of bars and the changes in percent that alerts ask for, from the values that came since."""
+    now = datetime.now(UTC)  # the values' own time, however late the run is
+    made, doubts = believable([*derived.closes(now), *derived.changes(now)])
+    return {"written": readings.record(made, now), "doubted": len(doubts)}
+
+
+@job(DEFAULT, timeout=60)
 def check_silences(due_at: datetime) -> dict[str, int]:
     """Tell the owners of alerts that wait for a value which does not come: once, and of all of them together."""
     change = silences.settle(due_at)
     return {"begun": change.begun, "ended": change.ended, "told": change.told}
+
+
+@job(LOW, timeout=300)
+def prune_readings(due_at: datetime) -> dict[str, int]:
+    """Make room for the coming week's readings, drop those older than TICK_DAYS, forget what nobody asks for."""
+    strays = partitions.rescue_strays("reading")
+    made = partitions.make_ahead("reading")
+    dropped = partitions.drop_older("reading", due_at - timedelta(days=config.settings.tick_days))
+    if strays:  # somebody must ask why this job did not run for a week
+        events.publish("partitions.strays", {"table": "reading", "rows": strays})
+    return {"made": made, "dropped": dropped, "strays": strays, "forgotten": derived.forget()}

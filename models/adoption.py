@@ -100,7 +100,7 @@ def _unknown(row: dict[str, Any]) -> str | None:
     if row["is_over"]:
         return "it would end before it begins: its expiry is in the past"
     if kind.known == "reading":
-        return None if row["has_reading"] else f"there has never been a {row['measure']} of {subject!r}"
+        return None if row["has_reading"] else f"there has been no {row['measure']} yet of {subject!r}"
     if not row["active"]:
         return f"{subject} is not followed: add it with `nightdesk prices add {subject}`"
     if kind.known == "stock" and row["kind"] != "stock":

@@ -36,9 +36,7 @@ class Change(NamedTuple):
 
 def settle(now: datetime) -> Change:
     """Note which streams that alerts wait for are silent, and which are no more; tell each owner once, of all."""
-    with db.transaction():
-        ((ended,),) = db.rows(_END, now)
-        ((begun, told),) = db.rows(_BEGIN, now, WAIT, now, WAIT)
+    ((begun, ended, told),) = db.rows(_SETTLE, now - WAIT, now - WAIT)
     return Change(begun, ended, told)
 
 
@@ -84,37 +82,39 @@ hushed as (
 )
 """
 
-_BEGIN = f"""
-with late as materialized (
+# What is worked out of a stream (`price@1h`, `rsi14@1d`, `odds/24h`) is silent when that is.
+_SETTLE = f"""
+with plain as materialized (
   select q.symbol as subject, 'price'::text collate "C" as stream, case when q.price is null then 'missing'
            else 'stale' end as state
-  from quote q join instrument i using (symbol), cast(%s as timestamptz) as t(now), cast(%s as interval) as w(wait)
+  from quote q join instrument i using (symbol), cast(%s as timestamptz) as t(due)
   where case when q.price is null then i.created_at
-          else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.now - w.wait
+          else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.due
   union all
   select g.subject, g.measure, case when g.value is null then 'missing' else 'stale' end
-  from gauge g, cast(%s as timestamptz) as t(now), cast(%s as interval) as w(wait)
-  where case when g.value is null then g.created_at else g.stale_at end <= t.now - w.wait
+  from gauge g, cast(%s as timestamptz) as t(due)
+  where case when g.value is null then g.created_at else g.stale_at end <= t.due
+), late as materialized (
+  select * from plain
+  union
+  select g.subject, g.measure, p.state from gauge g join plain p on p.subject = g.subject
+    and p.stream in ('price', substring(g.measure from '^[^@/]*'))
+  where g.measure ~ '[@/]' and g.value is not null
+), over as (
+  delete from silence v
+  where not exists (select from late l where l.subject = v.subject and l.stream = v.stream) or not ({_WATCHED})
+  returning v.subject, v.stream
+), spoken as (
+  update alert a set silence = null from over o
+  where a.subject = o.subject and a.stream = o.stream and a.silence is not null
 ), begun as (
   insert into silence (subject, stream, state)
-  select subject, stream, state from late v
+  select distinct on (subject, stream) subject, stream, state from late v
   where ({_WATCHED}) and not exists (select from silence s where s.subject = v.subject and s.stream = v.stream)
   on conflict do nothing
   returning subject, stream, state
 ), quiet as materialized ({_WATCHES}), {_TELL}
-select (select count(*) from begun), (select count(*) from told)
-"""
-
-_END = f"""
-with over as (
-  delete from silence s using newest v
-  where v.subject = s.subject and v.stream = s.stream and (v.stale_at > %s and v.value is not null or not ({_WATCHED}))
-  returning s.subject, s.stream
-), spoken as (
-  update alert a set silence = null from over o
-  where a.subject = o.subject and a.stream = o.stream and a.silence is not null
-)
-select count(*) from over
+select (select count(*) from begun), (select count(*) from over), (select count(*) from told)
 """
 
 _ADOPT = f"""

@@ -183,32 +183,34 @@ judged as materialized (
                              source, about, touches, rule, waited)
   select alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
          source, about, touches,
-         jsonb_strip_nulls(jsonb_build_object('version', {VERSION}, 'type', type, 'measure', measure,
-           'condition', condition, 'level', trim_scale(asked)::text, 'direction', asked_direction, 'base', base,
-           'frequency', frequency, 'bar', bar, 'cooldown', extract(epoch from cooldown)::text,
-           'base_value', trim_scale(base_value)::text, 'side', side, 'target', trim_scale(target)::text,
-           'band', trim_scale(target_band)::text, 'way_back', way_back::text)),
-         jsonb_strip_nulls(jsonb_build_object('direction', direction, 'level', trim_scale(level)::text,
-           'band', trim_scale(band)::text, 'since', nullif(since, '-infinity'), 'fired_at', last_triggered_at))
+         jsonb_build_object('version', {VERSION}, 'type', type, 'measure', measure, 'condition', condition,
+           'level', trim_scale(asked)::text, 'direction', asked_direction, 'base', base, 'frequency', frequency,
+           'bar', bar, 'cooldown', extract(epoch from cooldown)::text, 'base_value', trim_scale(base_value)::text,
+           'side', side, 'target', trim_scale(target)::text, 'band', trim_scale(target_band)::text,
+           'way_back', way_back::text),
+         jsonb_build_object('direction', direction, 'level', trim_scale(level)::text, 'band', trim_scale(band)::text,
+           'since', nullif(since, '-infinity'), 'fired_at', last_triggered_at)
   from settled where outcome = 'fire'
   returning *
 ), told as materialized (
-  select t.id, t.user_id, {_TITLE} as title,
-         to_jsonb(t) - 'id' - 'user_id' - 'waited' || jsonb_build_object(
-           'trigger_id', t.id, 'value', trim_scale(t.value)::text, 'previous', trim_scale(t.previous)::text) as data
-  from triggered t join aimed c using (alert_id)
+  select f.user_id, f.id, f.subject, f.title, jsonb_build_object(
+           'trigger_id', f.id, 'alert_id', f.alert_id, 'number', f.number, 'subject', f.subject, 'stream', f.stream,
+           'value', trim_scale(f.value)::text, 'previous', trim_scale(f.previous)::text, 'source', f.source,
+           'happened_at', f.happened_at, 'received_at', f.received_at, 'fired_at', f.fired_at, 'about', f.about,
+           'touches', f.touches, 'title', f.title, 'rule', f.rule) as data
+  from (select t.*, {_TITLE} as title from triggered t join aimed c using (alert_id)) f
 ), braked as (
   select user_id, subject, alert_id, number, subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
   from settled where outcome = 'brake'
 ), noted as (
   insert into notification (user_id, kind, severity, subject, title, data, key)
-  select user_id, 'alert', 'info', data->>'subject', title, data, 'trigger-' || id from told
+  select user_id, 'alert', 'info', subject, title, data, 'trigger-' || id from told
   union all
   select user_id, 'alert', 'warning', subject, title, jsonb_build_object('alert_id', alert_id, 'details', '[]'::jsonb),
          'alert-paused-' || alert_id || '-' || number from braked
 ), published as (
   insert into event (topic, user_id, payload)
-  select 'alert.triggered', user_id, data || jsonb_build_object('title', title) from told
+  select 'alert.triggered', user_id, data from told
   union all
   select 'alert.paused', user_id, jsonb_build_object('alert_id', alert_id, 'title', title) from braked
 )
@@ -229,7 +231,12 @@ _NEAR = """
 _BEYOND = "(x.value {} w.level or x.value = w.level and not w.arms)"
 _UP = _NEAR.format(direction="up", reached=_BEYOND.format(">"), range="w.level <= p.high", order="")
 _DOWN = _NEAR.format(direction="down", reached=_BEYOND.format("<"), range="w.level >= p.low", order="desc")
-_EITHER = _NEAR.format(direction="either", reached="abs(x.value - w.level) > w.band", range="true", order="")
+_EITHER = _NEAR.format(
+    direction="either",
+    reached="abs(x.value - w.level) > w.band",
+    range="(select exists (select from alert_watch where direction = 'either'))",  # mostly there is none
+    order="",
+)
 
 _NEWS = """
 select 1 from stream t where (t.xid, t.id) > (%s::text::xid8, %s) and t.xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -260,7 +267,7 @@ with page as materialized (
   select exists(select from hit cross join cap group by subject, stream, cap.n having count(*) >= cap.n) as yes
 ), brushed as materialized (
   select w.alert_id, count(*) as touches, max(t.happened_at) as at
-  from path p cross join lateral (
+  from (select * from path where exists (select from alert_watch where target is not null)) p cross join lateral (
          select * from alert_watch w where w.subject = p.subject and w.stream = p.stream
            and w.target between p.lowest and p.highest offset 0) w
        join page t on t.subject = p.subject and t.stream = p.stream and t.happened_at > w.since
@@ -279,8 +286,8 @@ with page as materialized (
   update alert_watch w set since = b.at from brushed b where w.alert_id = b.alert_id
                                                             and w.alert_id = any(array(select id from touched))
 )
-select (select count(*) from page), (select xid::text::bigint from page p order by p.xid desc, p.id desc limit 1),
-       (select id from page p order by p.xid desc, p.id desc limit 1), (select count(*) from kept),
+select (select count(*) from page), (select xid::text::bigint from page order by n desc limit 1),
+       (select id from page order by n desc limit 1), (select count(*) from kept),
        (select count(*) from triggered), (select count(*) from braked), (select yes from crowded)
 """
 

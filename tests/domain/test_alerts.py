@@ -146,7 +146,7 @@ def test_a_reading_that_is_no_number_is_left_out_with_the_reason_and_the_others_
     kept, doubts = believable([Reading("AAPL", "rsi14@1d", D(value), now, "x"), good, off])
     assert kept == [good, off]
     assert "AAPL" in doubts[0]
-    assert "no indicator 'obv'" in believable([Reading("AAPL", "obv", D(1), now, "x")])[1][0]
+    assert "no measure 'obv'" in believable([Reading("AAPL", "obv", D(1), now, "x")])[1][0]
 
 
 def test_rules_of_a_version_that_is_not_known_are_not_guessed_at():

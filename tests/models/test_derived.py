@@ -1,0 +1,119 @@
+"""Closes of bars and changes in percent are worked out where an alert asks for them, and never ahead of time."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+import db
+from domain.alerts import Rule
+from domain.prices import Price
+from jobs.alerts import build_readings, check_alerts, prune_readings
+from models import derived, partitions, prices, readings
+from models.alerts import create_alert, remove_alert, user_with
+
+pytestmark = pytest.mark.usefixtures("database")
+
+D = Decimal
+HOUR = timedelta(hours=1)
+NOW = datetime.now(UTC)
+TOP = NOW.replace(minute=0, second=0, microsecond=0)  # of this hour
+
+
+def tick(at: datetime, value: float | str, symbol: str = "BTCUSD") -> None:
+    prices.record([Price(symbol, D(str(value)), at, "binance")], {}, at)
+
+
+def add(condition: str, level: float, at: datetime, symbol: str = "BTCUSD", **how: object) -> int:
+    return create_alert(user_with("a@b.c"), symbol, Rule(condition, D(str(level)), **how), at).id
+
+
+def ask(measure: str, symbol: str = "BTCUSD", since: datetime = TOP - 48 * HOUR) -> None:
+    readings.ask_for([(symbol, measure)])
+    db.rows("update gauge set created_at = %s where subject = %s and measure = %s", since, symbol, measure)
+
+
+def made(found: list) -> list[tuple]:
+    return [(reading.measure, reading.value, reading.happened_at) for reading in found]
+
+
+def test_the_close_of_a_bar_is_its_last_value_and_is_there_when_the_bar_has_ended_and_not_before():
+    ask("price@1h")
+    start = TOP - 2 * HOUR
+    tick(start + timedelta(minutes=1), 100), tick(start + timedelta(minutes=59), 105), tick(start + HOUR, 110)
+    assert derived.closes(start + timedelta(minutes=59, seconds=59)) == []
+    assert derived.closes(start + HOUR + timedelta(seconds=14)) == [], "the last values may still be on their way"
+    assert made(derived.closes(start + HOUR + timedelta(seconds=15))) == [("price@1h", D(105), start + HOUR)]
+
+
+def test_a_bar_without_values_has_no_close_and_missed_bars_are_made_up_for():
+    ask("price@1h")
+    start = TOP - 5 * HOUR
+    tick(start, 100)
+    readings.record(derived.closes(start + HOUR + derived.GRACE), start + HOUR + derived.GRACE)
+    tick(start + 2 * HOUR, 102), tick(start + 3 * HOUR, 103)
+    late = derived.closes(start + 4 * HOUR + derived.GRACE)
+    assert made(late) == [("price@1h", D(102), start + 3 * HOUR), ("price@1h", D(103), start + 4 * HOUR)]
+    readings.record(late, start + 5 * HOUR)
+    assert derived.closes(start + 4 * HOUR + derived.GRACE) == []
+
+
+def test_a_change_is_of_every_value_that_came_against_the_value_that_was_in_force_then():
+    for minutes, value in ((0, 100), (30, 200), (60, 110), (89, 120), (90, 100)):
+        tick(TOP - 3 * HOUR + timedelta(minutes=minutes), value)
+    ask("price/1h", since=TOP - 2 * HOUR - timedelta(minutes=1))
+    assert made(derived.changes(NOW)) == [
+        ("price/1h", D(10), TOP - 2 * HOUR),
+        ("price/1h", D(20), TOP - 2 * HOUR + timedelta(minutes=29)),
+        ("price/1h", D(-50), TOP - 2 * HOUR + timedelta(minutes=30)),
+    ]
+    readings.record(derived.changes(NOW), NOW)
+    assert derived.changes(NOW) == []
+
+
+def test_there_is_no_change_against_a_time_of_which_nothing_is_known():
+    tick(TOP - HOUR, 100)
+    ask("price/24h")
+    assert derived.changes(NOW) == []
+
+
+def test_a_day_of_a_currency_ends_in_new_york_and_one_of_a_coin_at_midnight():
+    friday = datetime(2026, 11, 27, 23, tzinfo=UTC)
+    assert derived.last_close("fx", friday + timedelta(days=1)) == datetime(2026, 11, 27, 22, tzinfo=UTC)
+    assert derived.last_close("crypto", friday) == datetime(2026, 11, 27, tzinfo=UTC)
+    ask("price/close")
+    close = derived.last_close("crypto", NOW)
+    tick(close - timedelta(hours=5), 90), tick(close - timedelta(minutes=1), 100)
+    tick(close + timedelta(microseconds=1), 105)
+    assert made(derived.changes(NOW)) == [("price/close", D(5), close + timedelta(microseconds=1))]
+
+
+def test_an_alert_on_a_change_fires_from_tick_to_trigger():
+    tick(NOW - timedelta(hours=2), 100)
+    add("percent_down", 5, NOW - timedelta(seconds=30), base="1h")
+    db.rows("update gauge set created_at = %s", NOW - timedelta(seconds=30))
+    tick(NOW - timedelta(seconds=20), 96), tick(NOW - timedelta(seconds=10), 94), tick(NOW, 99)
+    assert build_readings(due_at=NOW) == {"written": 3, "doubted": 0}
+    assert build_readings(due_at=NOW) == {"written": 0, "doubted": 0}
+    assert check_alerts(due_at=NOW)["fired"] == 1
+    assert db.rows("select value, happened_at from alert_trigger") == [(D(-6), NOW - timedelta(seconds=10))]
+    assert db.rows("select title from notification") == [("BTCUSD is down 6 % in 1h",)]
+
+
+def test_what_nobody_asks_for_any_more_is_forgotten_and_the_rest_stays():
+    tick(NOW, 100)
+    kept = add("above", 200, NOW, frequency="close", bar="1h")
+    gone = add("above", 200, NOW, frequency="close", bar="1d")
+    remove_alert(gone)
+    counts = prune_readings(due_at=NOW)
+    assert (counts["forgotten"], counts["strays"]) == (1, 0)
+    assert db.rows("select measure from gauge") == [("price@1h",)]
+    assert db.rows("select alert_id from alert_watch") == [(kept,)]
+    assert prune_readings(due_at=NOW) == {"made": 0, "dropped": 0, "strays": 0, "forgotten": 0}
+
+
+def test_readings_are_dropped_by_age():
+    partitions.make_ahead("reading")
+    counts = prune_readings(due_at=NOW + timedelta(days=45))
+    assert counts["dropped"] >= 8
+    partitions.make_ahead("reading")
