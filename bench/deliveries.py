@@ -19,7 +19,7 @@ import os
 import random
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,7 +144,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ["MAILS_PER_MINUTE"] = str(MAILS)
     with scratch.started() as desk, running(seed=1) as demo, db.database.connection_context():
-        demo.mail.limit = (MAILS, 60)
+        demo.mail.limit, demo.mail.messages = (MAILS, 60), deque()
         targets.turn_switch("live", PLACE, "bench")
         messages = tell(demo, arguments.count)
         held = limits(messages)

@@ -28,6 +28,7 @@ class Inbox:
     def __init__(self) -> None:
         self.messages: deque[Taken] = deque(maxlen=KEPT)
         self.refused = 0  # for a limit
+        self.repeats = 0  # that were known by their key
         self._numbers = itertools.count(1)
         self._windows: dict[str, deque[float]] = {}
         self._keys: dict[str, Taken] = {}
@@ -51,6 +52,7 @@ class Inbox:
         """Keep a message; the one that came before under the same key, and False, for a repeat."""
         with self._lock:
             if key and key in self._keys:
+                self.repeats += 1
                 return self._keys[key], False
             taken = Taken(next(self._numbers), to, text, key, now)
             self.messages.append(taken)

@@ -70,6 +70,7 @@ class Mail:
         self.messages: deque[Message] = deque(maxlen=KEPT)
         self.limit: tuple[int, float] | None = None  # so many messages in so many seconds; more are told to come later
         self.inbox = Inbox()
+        self.latency = 0.0  # seconds between taking a message and saying so
         self.faults = faults
         self.folder = folder
         self.port = 0
@@ -151,6 +152,8 @@ class Mail:
         self.messages.append(message)
         if self.folder:
             self._file(self.folder, message)
+        if self.latency:
+            await asyncio.sleep(self.latency)
         if self._fault(" ".join(message.recipients), {"drop"}) and server.transport:
             server.transport.abort()  # type: ignore[attr-defined]
         return "250 OK: kept"
