@@ -120,7 +120,7 @@ def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int,
         prices = series.get(symbol, [])
         if len(prices) > 1:
             change = (prices[-1] / prices[0] - 1) * 100
-            line = [symbol, f"{prices[-1].normalize():f} ({change:+.2f} %)", [float(price) for price in prices]]
+            line = [symbol, f"{prices[-1].normalize():f} ({change:+.2f}\u00a0%)", [float(price) for price in prices]]
             lines.setdefault(user, []).append((change, line))
     return {
         user: {"title": "Your symbols", "lines": [line for _, line in sorted(found, key=lambda f: -abs(f[0]))]}
