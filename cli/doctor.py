@@ -15,6 +15,7 @@ import db
 from cli.output import json_option, show
 from config import ROOT, settings
 from engine import history, state, steps
+from models import targets
 
 
 @dataclass(frozen=True)
@@ -169,3 +170,8 @@ def safety() -> Iterator[Finding]:
     words = "PRIVATE_TARGETS is on: users' URLs may reach this machine; that is for the demo alone"
     yield warn_unless("private targets", not settings.private_targets, "closed", words)
     yield warn_unless("mail", bool(settings.smtp_url), "SMTP_URL is set", "SMTP_URL is not set: no mail goes out")
+    with db.database.connection_context():
+        switch = targets.switch()
+    live = switch["mode"] == "live" and switch["place"] == settings.public_url
+    words = "dry run: say `nightdesk notifications mode live`, once this is the place that reaches real people"
+    yield warn_unless("delivery", live, f"live for {settings.public_url}", words)

@@ -241,3 +241,9 @@ def summary(channels: Collection[str]) -> list[dict[str, Any]]:
            order by c.n""",
         list(channels),
     )
+
+
+def standing() -> dict[str, Any]:
+    """What stands in the way of all messages: the switch, and channels that rest."""
+    resting = db.maps("select name, reason, off_until from channel where off_until > now() order by name")
+    return {"off": bool(db.rows("select 1 from delivery_switch where mode = 'off'")), "resting": resting}

@@ -43,7 +43,7 @@ class Verdict:
 def verdict(snapshot: dict[str, Any]) -> Verdict:
     """Whether all is well, and if not, why not: worst first."""
     problems = (*_schedule(snapshot), *_workers(snapshot), *_jobs(snapshot), *_prices(snapshot), *_providers(snapshot),
-                *_letters(snapshot))  # fmt: skip
+                *_delivery(snapshot), *_letters(snapshot))  # fmt: skip
     if not snapshot["schedule_moves"]:
         undeclared = snapshot["schedule_behind_s"] is None
         return Verdict("No schedule is declared" if undeclared else "The schedule has stopped", "stopped", problems)
@@ -104,6 +104,15 @@ def _providers(snapshot: dict[str, Any]) -> list[Problem]:
         for p in snapshot["providers"]
         if p["bad"] and not p["off"]
     ]
+
+
+def _delivery(snapshot: dict[str, Any]) -> list[Problem]:
+    off = [Problem("no message is delivered", "delivery is switched off", "/notifications")]
+    resting = [
+        Problem(f"nothing goes by {channel['name']} for now", channel["reason"], "/notifications")
+        for channel in snapshot["delivery"]["resting"]
+    ]
+    return [*(off if snapshot["delivery"]["off"] else []), *resting]
 
 
 def _letters(snapshot: dict[str, Any]) -> list[Problem]:

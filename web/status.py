@@ -9,7 +9,7 @@ import db
 from clients import http
 from domain.cadence import Every
 from engine import entries, history, state
-from models import prices, runs
+from models import deliveries, prices, runs
 from scheduler import SCHEDULE
 
 FRESHNESS = {entry.id: entry.freshness for entry in SCHEDULE if entry.freshness}
@@ -31,6 +31,7 @@ def snapshot() -> dict[str, Any]:
         "quotes": prices.quotes(now),
         "queues": [vars(depth) for depth in state.depths(redis)],
         "providers": [_provider(p, now) for p in http.status(now)],
+        "delivery": deliveries.standing(),
         "dead": runs.dead_groups(),
         "skips": runs.skips(now - timedelta(days=1))[:20],
     }

@@ -219,6 +219,7 @@ def snapshot(**changes: Any) -> dict[str, Any]:
     well: dict[str, Any] = {
         "schedule_moves": True, "schedule_behind_s": 0.0, "schedulers": [{"name": "s"}],
         "workers": [{"name": "w", "bad": False}], "entries": [], "quotes": [], "providers": [], "dead": [],
+        "delivery": {"off": False, "resting": []},
     }  # fmt: skip
     return {**well, **changes}
 
@@ -237,6 +238,9 @@ def test_all_is_well_when_nothing_is_wrong() -> None:
         ({"providers": [{"name": "yahoo", "bad": True, "off": None, "error": "503", "breaker": "open"}]},
          "yahoo is not asked for now"),
         ({"dead": [{"letters": 2, "error": "boom"}]}, "2 dead letters"),
+        ({"delivery": {"off": True, "resting": []}}, "no message is delivered"),
+        ({"delivery": {"off": False, "resting": [{"name": "email", "reason": "smtp: login: 535"}]}},
+         "nothing goes by email for now"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_reason(changes: dict[str, Any], says: str) -> None:
