@@ -57,7 +57,8 @@ def prepare(demo: Demo, count: int) -> None:
     db.rows(
         """insert into target (user_id, channel, address, verified_at)
            select u.id, t.channel, t.address, now() from app_user u cross join lateral (values
-             ('line', 'U' || lpad(u.external_id, 32, '0')), ('webhook', %s || '/webhook/' || u.external_id),
+             ('line', 'U' || lpad(u.external_id || 'a', 32, '0')),
+             ('webhook', %s || '/webhook/' || u.external_id || 'a'),
              ('telegram', case when u.email is null then '7' || u.external_id || '1' end)) as t(channel, address)
            where t.address is not null""",
         demo.url,

@@ -102,7 +102,10 @@ def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(d
     ((*_, data),) = told()
     (section,) = data["sections"]
     assert section["title"] == "Your symbols"
-    assert [line[:2] for line in section["lines"]] == [["BTCUSD", "110 (+10.00 %)"], ["XAUUSD", "4000 (+0.00 %)"]]
+    assert [line[:2] for line in section["lines"]] == [
+        ["BTCUSD", "110 (+10.00\u00a0%)"],
+        ["XAUUSD", "4000 (+0.00\u00a0%)"],
+    ]
     assert section["lines"][0][2][0] == 100
     assert 90 in section["lines"][0][2]
 
