@@ -15,7 +15,7 @@ from models import orders as store
 from models import runs
 
 COLUMNS = {
-    "id": "id", "user": "user", "order": "order", "filled": "filled", "holds": "holds", "expires_at": "due",
+    "id": "id", "user": "user", "order": "order", "filled": "filled", "held": "holds", "expires_at": "due",
     "age": "expiring for", "trouble": "why",
 }  # fmt: skip
 
@@ -55,6 +55,6 @@ def expire(order_id: int, filled: Decimal, why: str, who: str) -> None:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    numbers = {name: f"{row[name]:f}" for name in ("filled", "holds")}
+    numbers = {name: f"{row[name]:f}" for name in ("filled", "held")}
     order = f"{row['side']} {row['quantity']:f} {row['pair']} at {row['price']:f}"
     return {**row, **numbers, "order": order, "bad": row["trouble"] is not None}

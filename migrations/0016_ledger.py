@@ -10,7 +10,7 @@ def up(migrator, db):
           user_id bigint references app_user, name text,  -- a user's, or one of ours: fees, house, a chain's
           asset text collate "C" not null references asset,
           balance numeric not null default 0,  -- the sum of its transfers
-          locked numeric not null default 0 check (locked >= 0),  -- the sum of what its holds still hold
+          locked numeric not null default 0 check (locked >= 0),  -- the sum of what its orders and holds hold
           owed numeric not null default 0 check (owed >= 0),  -- what reversals did not find; what comes in repays it
           available numeric not null generated always as (balance - locked + owed) stored,
           frozen_at timestamptz, frozen_reason text,  -- nothing can be withdrawn meanwhile
@@ -23,21 +23,15 @@ def up(migrator, db):
           check ((frozen_at is null) = (frozen_reason is null))
         ) with (fillfactor = 50);
 
-        -- Money that waits for its purpose. It ends once, when nothing of it remains: paid out, given back, or both.
+        -- Money that waits for its purpose, and goes there or comes back, once. An order holds its money by itself.
         -- Holds and transfers are written by the functions below, from rows of account: foreign keys would only cost.
         create table hold (
           id bigint generated always as identity primary key, account_id bigint not null,
-          cause text not null check (cause in ('order', 'withdrawal')), cause_id bigint not null,
+          cause text not null check (cause in ('withdrawal')), cause_id bigint not null,
           amount numeric not null check (amount > 0 and amount < 1e78),
-          posted numeric not null default 0 check (posted >= 0),  -- the sum of the transfers that name it
-          freed numeric not null default 0 check (freed >= 0),  -- given back meanwhile: fills cost less than was held
-          released numeric not null default 0 check (released >= 0),  -- given back at its end
-          remaining numeric not null generated always as (amount - posted - freed - released) stored,
-          state text not null default 'pending' check (state in ('pending', 'posted', 'released', 'expired')),
+          state text not null default 'pending' check (state in ('pending', 'posted', 'released')),
           created_at timestamptz not null default now(), ended_at timestamptz,
           unique (cause, cause_id),
-          constraint hold_not_exceeded check (remaining >= 0),
-          check ((state = 'pending') = (remaining > 0)),
           check ((state = 'pending') = (ended_at is null))
         ) with (fillfactor = 85);
 
@@ -49,7 +43,7 @@ def up(migrator, db):
           cause_id bigint not null, leg int not null,
           debit_id bigint not null, credit_id bigint not null, asset text collate "C" not null,
           amount numeric not null check (amount > 0 and amount < 1e78),  -- any uint256; NaN and infinity are above it
-          hold_id bigint check (hold_id is null or cause <> 'reversal'),  -- it was paid out of this hold
+          held boolean not null check (not held or cause <> 'reversal'),  -- it was paid out of what was locked
           created_at timestamptz not null default now(),
           unique (cause, cause_id, leg),
           constraint transfer_moves check (debit_id <> credit_id)
@@ -64,8 +58,7 @@ def up(migrator, db):
         create trigger append_only before update or delete on transfer for each row execute function refuse_change();
         create trigger append_only_all before truncate on transfer execute function refuse_change();
         create trigger stays before delete on account for each row execute function refuse_change();
-        create trigger same before update on account for each row
-          when ((old.id, old.user_id, old.name, old.asset) is distinct from (new.id, new.user_id, new.name, new.asset))
+        create trigger same before update of id, user_id, name, asset on account for each row
           execute function refuse_change();
         create trigger ends_once before update on hold for each row
           when (old.state <> 'pending') execute function refuse_change();
@@ -94,48 +87,40 @@ def up(migrator, db):
         end $$;
 
         create type posting as (
-          cause text, cause_id bigint, leg int, debit_id bigint, credit_id bigint, amount numeric, hold_id bigint
+          cause text, cause_id bigint, leg int, debit_id bigint, credit_id bigint, amount numeric, held boolean
         );
 
         create function post_transfers(postings posting[]) returns setof transfer
         language plpgsql set search_path = public as $$
         -- Post these in the open transaction, all or none, and return those that are new. A repeat is nothing; under
-        -- the same cause and leg with another amount or account it is an error. Holds and accounts are locked in the
-        -- order of their ids, so two calls never wait for each other; a transaction makes one call.
+        -- the same cause and leg with another amount or account it is an error. What is `held` goes out of what is
+        -- locked, and the caller lessens the order or the hold that locked it. Accounts are locked in the order of
+        -- their ids, so that two calls never wait for each other in a circle; a transaction makes one call.
         declare
           posted int;
           wrong text;
         begin
-          perform from hold where id = any(array(select hold_id from unnest(postings))) order by id for update;
           perform from account
           where id = any(array(select debit_id from unnest(postings) union select credit_id from unnest(postings)))
           order by id for update;
 
           return query
           with made as (
-            insert into transfer as t (cause, cause_id, leg, debit_id, credit_id, asset, amount, hold_id)
-            select p.cause, p.cause_id, p.leg, d.id, c.id, d.asset, p.amount, p.hold_id
+            insert into transfer as t (cause, cause_id, leg, debit_id, credit_id, asset, amount, held)
+            select p.cause, p.cause_id, p.leg, d.id, c.id, d.asset, p.amount, coalesce(p.held, false)
             from unnest(postings) p
                  join account d on d.id = p.debit_id join account c on c.id = p.credit_id and c.asset = d.asset
                  join asset s on s.code = d.asset and scale(trim_scale(p.amount)) <= s.scale
-                 left join hold h on h.id = p.hold_id
-            where p.hold_id is null or h.state = 'pending' and h.account_id = d.id
             order by p.cause, p.cause_id, p.leg
             on conflict (cause, cause_id, leg) do nothing
             returning t.*
-          ), drawn as (
-            update hold h set
-              posted = h.posted + m.amount, state = case when h.remaining = m.amount then 'posted' else h.state end,
-              ended_at = case when h.remaining = m.amount then now() end
-            from (select hold_id, sum(amount) as amount from made where hold_id is not null group by 1) m
-            where h.id = m.hold_id
           ), moved as (
             select id, sum(came) as came, sum(went) as went, sum(held) as held, sum(taken) as taken from (
               select credit_id as id, amount as came, 0 as went, 0 as held, 0 as taken from made
               union all
-              select debit_id, 0, case when cause <> 'reversal' and hold_id is null then amount else 0 end,
-                     case when hold_id is not null then amount else 0 end,
-                     case when cause = 'reversal' then amount else 0 end from made) m
+              select debit_id, 0, case when cause <> 'reversal' and not held then amount else 0 end,
+                     case when held then amount else 0 end, case when cause = 'reversal' then amount else 0 end
+              from made) m
             group by id
           ), reckoned as (
             -- What comes in repays what is owed; then goes what must be there; what is taken back in vain is owed.
@@ -158,14 +143,12 @@ def up(migrator, db):
                 when d.id is null or c.id is null then format('no account %%s', case when d.id is null
                                                               then p.debit_id else p.credit_id end)
                 when d.asset <> c.asset then format('from %%s to %%s is no transfer', d.asset, c.asset)
-                when p.hold_id is not null and h.id is null then format('hold %%s does not hold it', p.hold_id)
                 else format('%%s is no amount of %%s', p.amount, d.asset) end
             into wrong
             from unnest(postings) p left join transfer t using (cause, cause_id, leg)
                  left join account d on d.id = p.debit_id left join account c on c.id = p.credit_id
-                 left join hold h on h.id = p.hold_id and h.state = 'pending' and h.account_id = d.id
-            where t.id is null or (t.debit_id, t.credit_id, t.amount, t.hold_id)
-                                  is distinct from (p.debit_id, p.credit_id, p.amount, p.hold_id) limit 1;
+            where t.id is null or (t.debit_id, t.credit_id, t.amount, t.held)
+                                  is distinct from (p.debit_id, p.credit_id, p.amount, coalesce(p.held, false)) limit 1;
             if found then
               raise exception '%%', wrong using errcode = 'check_violation';
             end if;
@@ -177,7 +160,7 @@ def up(migrator, db):
         -- Take transfers back, each once. What a user has spent of it meanwhile is owed from then on.
         declare
           reversals posting[] := array(
-            select ('reversal', t.id, 0, t.credit_id, t.debit_id, t.amount, null)::posting
+            select ('reversal', t.id, 0, t.credit_id, t.debit_id, t.amount, false)::posting
             from transfer t where t.id = any(ids) order by t.id);
         begin
           if cardinality(reversals) < (select count(distinct id) from unnest(ids) as i(id)) then
@@ -205,7 +188,7 @@ def up(migrator, db):
             select n.cause, n.cause_id, a.id, n.amount
             from unnest(holdings) n join account a on a.id = n.account_id and a.user_id is not null
                  join asset s on s.code = a.asset and scale(trim_scale(n.amount)) <= s.scale
-            where n.cause <> 'withdrawal' or a.frozen_at is null
+            where a.frozen_at is null
             order by n.cause, n.cause_id
             on conflict (cause, cause_id) do nothing
             returning h.*
@@ -220,8 +203,7 @@ def up(migrator, db):
             select format('%%s %%s: ', n.cause, n.cause_id) || case
                 when h.id is not null then format('holds %%s of account %%s already', h.amount, h.account_id)
                 when a.id is null then format('account %%s is no user''s', n.account_id)
-                when n.cause = 'withdrawal' and a.frozen_at is not null then format(
-                  'account %%s is frozen: %%s', a.id, a.frozen_reason)
+                when a.frozen_at is not null then format('account %%s is frozen: %%s', a.id, a.frozen_reason)
                 else format('%%s is no amount of %%s', n.amount, a.asset) end
             into wrong
             from unnest(holdings) n left join hold h using (cause, cause_id)
@@ -233,9 +215,9 @@ def up(migrator, db):
           end if;
         end $$;
 
-        create function release_holds(ids bigint[], ending text) returns setof hold
+        create function release_holds(ids bigint[]) returns setof hold
         language plpgsql set search_path = public as $$
-        -- Give back what these holds still hold; returns those that were pending. `ending`: released or expired.
+        -- Give back what these holds hold; returns those that were pending.
         begin
           perform from hold where id = any(ids) order by id for update;
           perform from account
@@ -243,12 +225,12 @@ def up(migrator, db):
 
           return query
           with ended as (
-            update hold h set state = ending, released = h.remaining, ended_at = now()
+            update hold h set state = 'released', ended_at = now()
             where h.id = any(ids) and h.state = 'pending'
             returning h.*
           ), unlocked as (
             update account a set locked = a.locked - e.amount, owed = greatest(a.owed - e.amount, 0)
-            from (select account_id, sum(released) as amount from ended group by 1) e where a.id = e.account_id
+            from (select account_id, sum(amount) as amount from ended group by 1) e where a.id = e.account_id
           )
           select * from ended;
         end $$;
@@ -264,18 +246,22 @@ def up(migrator, db):
 
         create function post_withdrawal(withdrawal bigint, into_account text) returns void
         language plpgsql security definer set search_path = public as $$
+        declare held hold;
         begin
+          select * into held from hold where cause = 'withdrawal' and cause_id = withdrawal for update;
+          if held.state is null or held.state = 'released' then
+            raise exception 'withdrawal %% holds nothing', withdrawal using errcode = 'check_violation';
+          end if;
           perform post_transfers(array(
-            select ('withdrawal', h.cause_id, 0, a.id, our_account(into_account, a.asset), h.amount, h.id)::posting
-            from hold h join account a on a.id = h.account_id
-            where h.cause = 'withdrawal' and h.cause_id = withdrawal));
+            select ('withdrawal', withdrawal, 0, id, our_account(into_account, asset), held.amount, true)::posting
+            from account where id = held.account_id));
+          update hold set state = 'posted', ended_at = now() where id = held.id and state = 'pending';
         end $$;
 
         create function cancel_withdrawal(withdrawal bigint) returns void
         language plpgsql security definer set search_path = public as $$
         begin
-          perform release_holds(
-            array(select id from hold where cause = 'withdrawal' and cause_id = withdrawal), 'released');
+          perform release_holds(array(select id from hold where cause = 'withdrawal' and cause_id = withdrawal));
         end $$;
 
         revoke execute on function open_accounts, our_account, post_transfers, reverse_transfers, place_holds,

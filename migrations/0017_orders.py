@@ -6,6 +6,8 @@ def up(migrator, db):
         """
         alter table pair add column market text not null default 'CRYPTO';  -- whose close ends its day orders
 
+        -- An order is its own hold: what it holds is locked in its account while it is open or expiring. A row of its
+        -- own for that would cost as much again, at the order's end, as the order's row.
         create table trade_order (
           id bigint generated always as identity primary key, external_id text,
           user_id bigint not null references app_user, pair text collate "C" not null references pair,
@@ -13,12 +15,16 @@ def up(migrator, db):
           price numeric not null check (price > 0 and price < 1e15),  -- the limit, in the quote asset
           quantity numeric not null check (quantity > 0 and quantity < 1e30), filled numeric not null default 0,
           fee_rate numeric not null default 0 check (fee_rate >= 0 and fee_rate < 1),  -- of what it costs
+          account_id bigint not null,  -- whose money it holds
+          reserved numeric not null, held numeric not null, paid numeric not null default 0,  -- the rest was given back
           time_in_force text not null default 'GTC' check (time_in_force in ('GTC', 'GTD', 'DAY')),
           expires_at timestamptz,
           status text not null default 'open' check (status in ('open', 'filled', 'cancelled', 'expiring', 'expired')),
           expiring_since timestamptz, ask_at timestamptz,  -- the matching engine, next
           trouble text,  -- why it is expiring still
           created_at timestamptz not null default now(), ended_at timestamptz,
+          constraint trade_order_sums check (paid >= 0 and held >= 0 and held + paid <= reserved),
+          constraint trade_order_while_open check ((held > 0) = (status in ('open', 'expiring'))),
           constraint trade_order_too_much_filled check (filled >= 0 and filled <= quantity),
           constraint trade_order_whole check ((status = 'filled') = (filled = quantity)),
           check ((time_in_force = 'GTC') = (expires_at is null)),
@@ -30,20 +36,6 @@ def up(migrator, db):
         create index trade_order_expiring on trade_order (ask_at) where status = 'expiring';
         create index trade_order_user on trade_order (user_id, id);
         create unique index trade_order_once on trade_order (user_id, external_id) where external_id is not null;
-
-        create function end_of_day() returns trigger language plpgsql security definer set search_path = public as $$
-        -- A day order ends with the session that is open, or with the next.
-        begin
-          select min(s.closes_at) into new.expires_at from pair p join market_session s on s.market = p.market
-          where p.symbol = new.pair and s.closes_at > now();
-          if new.expires_at is null then
-            raise exception 'no coming session of the market of %% is known: give expires_at', new.pair
-              using errcode = 'check_violation';
-          end if;
-          return new;
-        end $$;
-        create trigger end_of_day before insert on trade_order for each row
-          when (new.time_in_force = 'DAY' and new.expires_at is null) execute function end_of_day();
 
         create function rounded_up(x numeric, scale int) returns numeric language sql immutable as $$
           select trunc(x, scale)
@@ -58,34 +50,54 @@ def up(migrator, db):
                  else rounded_up(quantity * price, scale) + rounded_up(quantity * price * fee_rate, scale) end
         $$;
 
-        create function hold_for_orders() returns trigger
+        create function reserve_for_order() returns trigger
         language plpgsql security definer set search_path = public as $$
-        -- No order without its money: all orders of an insert are held for, or the insert fails.
-        declare wrong text;
+        -- What it will hold and of which account, and when a day order ends: with the session that is open or the next.
+        declare
+          on_pair record;
+          wrong text;
         begin
-          select format('order to %%s %%s %%s at %%s: ', o.side, o.quantity, o.pair, o.price) || case
-              when not p.active then 'the pair is not traded'
-              when mod(o.price, p.tick_size) <> 0 then format('the price is no multiple of %%s', p.tick_size)
-              when mod(o.quantity, p.step_size) <> 0 then format('the quantity is no multiple of %%s', p.step_size)
-              else 'user ' || o.user_id || ' has no account in what it costs' end
-          into wrong
-          from placed o join pair p on p.symbol = o.pair
-               left join account a on a.user_id = o.user_id
-                                      and a.asset = case o.side when 'buy' then p.quote else p.base end
-          where not p.active or mod(o.price, p.tick_size) <> 0 or mod(o.quantity, p.step_size) <> 0 or a.id is null
-          limit 1;
-          if found then
-            raise exception '%%', wrong using errcode = 'check_violation';
+          select p.active, p.tick_size, p.step_size, p.market, a.id as account_id, r.reserved into on_pair
+          from pair p join asset q on q.code = p.quote
+               left join account a on a.user_id = new.user_id
+                                      and a.asset = case new.side when 'buy' then p.quote else p.base end
+               cross join lateral (select order_reserve(
+                 new.side, new.quantity, new.price, new.fee_rate, q.scale) as reserved) r
+          where p.symbol = new.pair;
+          new.account_id := on_pair.account_id;
+          new.reserved := on_pair.reserved;
+          new.held := on_pair.reserved;
+          if new.time_in_force = 'DAY' and new.expires_at is null then
+            select min(closes_at) into new.expires_at from market_session
+            where market = on_pair.market and closes_at > now();
           end if;
-          perform place_holds(array(
-            select ('order', o.id, a.id, order_reserve(o.side, o.quantity, o.price, o.fee_rate, q.scale))::holding
-            from placed o join pair p on p.symbol = o.pair join asset q on q.code = p.quote
-                 join account a on a.user_id = o.user_id
-                                   and a.asset = case o.side when 'buy' then p.quote else p.base end));
+          wrong := case
+            when on_pair.active is not true then 'the pair is not traded'
+            when mod(new.price, on_pair.tick_size) <> 0 then 'the price is no multiple of ' || on_pair.tick_size
+            when mod(new.quantity, on_pair.step_size) <> 0 then
+              'the quantity is no multiple of ' || on_pair.step_size
+            when new.account_id is null then 'the user has no account in what it costs'
+            when new.time_in_force = 'DAY' and new.expires_at is null then
+              format('no coming session of %%s is known: give expires_at', on_pair.market) end;
+          if wrong is not null then
+            raise exception 'order of user %% to %% %% %% at %%: %%', new.user_id, new.side, new.quantity, new.pair,
+              new.price, wrong using errcode = 'check_violation';
+          end if;
+          return new;
+        end $$;
+        create trigger reserve before insert on trade_order for each row execute function reserve_for_order();
+
+        create function lock_for_orders() returns trigger
+        language plpgsql security definer set search_path = public as $$
+        -- No order without its money: all of an insert find it, or account_not_overdrawn refuses the insert.
+        begin
+          perform from account where id = any(array(select account_id from placed)) order by id for update;
+          update account a set locked = a.locked + p.held
+          from (select account_id, sum(held) as held from placed group by 1) p where a.id = p.account_id;
           return null;
         end $$;
-        create trigger hold_for after insert on trade_order referencing new table as placed
-          for each statement execute function hold_for_orders();
+        create trigger lock_for after insert on trade_order referencing new table as placed
+          for each statement execute function lock_for_orders();
 
         create type fill as (trade_id bigint, buy_id bigint, sell_id bigint, quantity numeric, price numeric);
 
@@ -97,7 +109,7 @@ def up(migrator, db):
         declare
           wrong text;
           legs posting[];
-          fresh fill[];
+          posted transfer[];
         begin
           perform from trade_order
           where id = any(array(select buy_id from unnest(fills) union select sell_id from unnest(fills)))
@@ -128,66 +140,51 @@ def up(migrator, db):
             select distinct p.quote from unnest(fills) f
               join trade_order b on b.id = f.buy_id join pair p on p.symbol = b.pair order by 1) n;
 
-          with trade as materialized (
-            select f.*, exists (select from transfer t where t.cause = 'trade' and t.cause_id = f.trade_id) as posted,
-                   b.status in ('open', 'expiring') and s.status in ('open', 'expiring') as both_open,
-                   bh.id as buy_hold, bh.account_id as payer, sh.id as sell_hold, sh.account_id as giver,
-                   payee.id as payee, taker.id as taker, fees.id as fees, c.cost,
-                   trunc(c.cost * b.fee_rate, q.scale) as buy_fee, trunc(c.cost * s.fee_rate, q.scale) as sell_fee
-            from unnest(fills) f
-                 join trade_order b on b.id = f.buy_id join trade_order s on s.id = f.sell_id
-                 join pair p on p.symbol = b.pair join asset q on q.code = p.quote
-                 join hold bh on bh.cause = 'order' and bh.cause_id = b.id
-                 join hold sh on sh.cause = 'order' and sh.cause_id = s.id
-                 join account payee on payee.user_id = s.user_id and payee.asset = p.quote
-                 join account taker on taker.user_id = b.user_id and taker.asset = p.base
-                 join account fees on fees.name = 'fees' and fees.asset = p.quote
-                 cross join lateral (select trunc(f.quantity * f.price, q.scale) as cost) c
-          ), leg as (
-            select trade_id, 0 as leg, payer as debit, payee as credit, cost - sell_fee as amount, buy_hold as held
-            from trade where posted or both_open
-            union all
-            select trade_id, 1, giver, taker, quantity, sell_hold from trade where posted or both_open
-            union all
-            select trade_id, 2, payer, fees, buy_fee + sell_fee, buy_hold from trade
-            where (posted or both_open) and buy_fee + sell_fee > 0
-          )
-          select array(select ('trade', trade_id, leg, debit, credit, amount, held)::posting from leg),
-                 array(select (trade_id, buy_id, sell_id, quantity, price)::fill from trade
-                       where both_open and not posted)
-          into legs, fresh;
-
-          perform post_transfers(legs);
+          select array_agg(('trade', f.trade_id, leg.number, leg.debit, leg.credit, leg.amount, true)::posting)
+          into legs
+          from unnest(fills) f
+               join trade_order b on b.id = f.buy_id join trade_order s on s.id = f.sell_id
+               join pair p on p.symbol = b.pair join asset q on q.code = p.quote
+               join account payee on payee.user_id = s.user_id and payee.asset = p.quote
+               join account taker on taker.user_id = b.user_id and taker.asset = p.base
+               join account fees on fees.name = 'fees' and fees.asset = p.quote
+               cross join lateral (select trunc(f.quantity * f.price, q.scale) as cost) c
+               cross join lateral (
+                 select trunc(c.cost * b.fee_rate, q.scale) as of_buyer,
+                        trunc(c.cost * s.fee_rate, q.scale) as of_seller) fee
+               cross join lateral (values
+                 (0, b.account_id, payee.id, c.cost - fee.of_seller),
+                 (1, s.account_id, taker.id, f.quantity),
+                 (2, b.account_id, fees.id, fee.of_buyer + fee.of_seller)) leg(number, debit, credit, amount)
+          where (leg.number < 2 or leg.amount > 0)
+            and (b.status in ('open', 'expiring') and s.status in ('open', 'expiring')
+                 or exists (select from transfer t where t.cause = 'trade' and t.cause_id = f.trade_id));
+          posted := array(select t from post_transfers(legs) t);
 
           with part as (
-            select id, sum(quantity) as quantity from (
-              select buy_id as id, quantity from unnest(fresh) union all select sell_id, quantity from unnest(fresh)) f
-            group by id
+            select o.id, sum(case when t.leg = 1 then t.amount else 0 end) as quantity,
+                   sum(case when o.buys = (t.leg <> 1) then t.amount else 0 end) as paid
+            from unnest(posted) t join (select distinct on (trade_id) * from unnest(fills)) f on f.trade_id = t.cause_id
+                 cross join lateral (values (f.buy_id, true), (f.sell_id, false)) o(id, buys)
+            group by o.id
+          ), changed as materialized (
+            select o.id, o.account_id, p.quantity, p.paid, r.holds, o.held - p.paid - r.holds as freed,
+                   o.filled + p.quantity = o.quantity as ends
+            from part p join trade_order o using (id) join pair on pair.symbol = o.pair
+                 join asset q on q.code = pair.quote
+                 cross join lateral (select order_reserve(
+                   o.side, o.quantity - o.filled - p.quantity, o.price, o.fee_rate, q.scale) as holds) r
+          ), written as (
+            update trade_order o set
+              filled = o.filled + c.quantity, paid = o.paid + c.paid, held = c.holds,
+              status = case when c.ends then 'filled' else o.status end, ended_at = case when c.ends then now() end,
+              expiring_since = case when not c.ends then o.expiring_since end,
+              ask_at = case when not c.ends then o.ask_at end, trouble = case when not c.ends then o.trouble end
+            from changed c where o.id = c.id
           )
-          update trade_order o set
-            filled = o.filled + p.quantity,
-            status = case when o.filled + p.quantity = o.quantity then 'filled' else o.status end,
-            ended_at = case when o.filled + p.quantity = o.quantity then now() end,
-            expiring_since = case when o.filled + p.quantity < o.quantity then o.expiring_since end,
-            ask_at = case when o.filled + p.quantity < o.quantity then o.ask_at end,
-            trouble = case when o.filled + p.quantity < o.quantity then o.trouble end
-          from part p where o.id = p.id;
-
-          with saved as materialized (
-            select h.id, h.account_id,
-                   h.remaining - order_reserve(o.side, o.quantity - o.filled, o.price, o.fee_rate, q.scale) as amount
-            from trade_order o join pair p on p.symbol = o.pair join asset q on q.code = p.quote
-                 join hold h on h.cause = 'order' and h.cause_id = o.id and h.state = 'pending'
-            where o.id = any(array(select buy_id from unnest(fresh)))
-          ), freed as (
-            update hold h set
-              freed = h.freed + s.amount, state = case when h.remaining = s.amount then 'posted' else h.state end,
-              ended_at = case when h.remaining = s.amount then now() end
-            from saved s where h.id = s.id and s.amount <> 0
-          )
-          update account a set locked = a.locked - s.amount, owed = greatest(a.owed - s.amount, 0)
-          from (select account_id, sum(amount) as amount from saved group by 1) s
-          where a.id = s.account_id and s.amount <> 0;
+          update account a set locked = a.locked - c.freed, owed = greatest(a.owed - c.freed, 0)
+          from (select account_id, sum(freed) as freed from changed group by 1) c
+          where a.id = c.account_id and c.freed <> 0;
 
           return query
           select distinct t.cause_id from transfer t
@@ -200,13 +197,20 @@ def up(migrator, db):
         -- before. Where an engine matches, it must have let go of them first.
         begin
           perform from trade_order where id = any(ids) order by id for update;
-          update trade_order set status = 'cancelled', ended_at = now() where id = any(ids) and status = 'open';
-          perform release_holds(array(
-            select h.id from trade_order o join hold h on h.cause = 'order' and h.cause_id = o.id
-            where o.id = any(ids) and o.status = 'cancelled' and h.state = 'pending'), 'released');
+          perform from account
+          where id = any(array(select account_id from trade_order where id = any(ids))) order by id for update;
+
+          with ending as materialized (
+            select id, account_id, held from trade_order where id = any(ids) and status = 'open'
+          ), ended as (
+            update trade_order set status = 'cancelled', held = 0, ended_at = now()
+            where id = any(array(select id from ending))
+          )
+          update account a set locked = a.locked - e.held, owed = greatest(a.owed - e.held, 0)
+          from (select account_id, sum(held) as held from ending group by 1) e where a.id = e.account_id;
           return query select id from trade_order where id = any(ids) and status = 'cancelled';
         end $$;
 
-        revoke execute on function fill_orders, cancel_orders, hold_for_orders, end_of_day from public;
+        revoke execute on function fill_orders, cancel_orders, reserve_for_order, lock_for_orders from public;
         """
     )

@@ -9,7 +9,7 @@ whoever credits, settles or pays calls it in the transaction of the change of st
       from deposit d join account chain on chain.name = 'chain:bitcoin' and chain.asset = d.asset
            join account a on a.user_id = d.user_id and a.asset = d.asset where …))
 
-A posting is (cause, cause_id, leg, debit_id, credit_id, amount, hold_id). Cause, its id and leg are its name for all
+A posting is (cause, cause_id, leg, debit_id, credit_id, amount, held). Cause, its id and leg are its name for all
 time: posting it again is nothing and returns nothing; with another amount or account it is an error. All of a call are
 posted or none. Accounts must exist: `open_accounts(users, assets)` opens users', `our_account(name, asset)` ours.
 Lock the rows of your own change of state before you call, and call once in a transaction: accounts are locked in the
@@ -17,8 +17,9 @@ order of their ids, so that transactions do not wait for each other in a circle.
 account takes what is available and is refused (constraint `account_not_overdrawn`) where that is too little.
 
 A correction is a reversal (`reverse_transfers`): what the user does not have any more is `owed`, and whatever comes in
-repays it first. A hold locks money for a purpose and ends once: `place_holds`, then transfers that name the hold, or
-`release_holds`. Amounts are refused where they have more decimals than their asset.
+repays it first. Money is locked for a purpose by an order (models/orders.py) or a `hold`, which ends once: what it
+pays is posted as `held`, out of what is locked, and what is left is given back. Amounts are refused where they have
+more decimals than their asset.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple
 
-from peewee import BigIntegerField, DecimalField, IntegerField, TextField
+from peewee import BigIntegerField, BooleanField, DecimalField, IntegerField, TextField
 
 import db
 from models.fields import InstantField
@@ -56,7 +57,7 @@ class Account(db.BaseModel):
 
 
 class Hold(db.BaseModel):
-    """Money of a user that is locked for an order or a withdrawal until it is paid out or given back, once."""
+    """Money of a user that is locked for a withdrawal until it is paid out or given back, once."""
 
     app_may = "select"
     app_calls: ClassVar[dict[str, str]] = {
@@ -69,14 +70,10 @@ class Hold(db.BaseModel):
 
     id = BigIntegerField(primary_key=True)
     account_id = BigIntegerField()
-    cause = TextField()  # order, withdrawal
+    cause = TextField()  # withdrawal
     cause_id = BigIntegerField()
     amount = DecimalField()
-    posted = DecimalField()  # paid out of it
-    freed = DecimalField()  # given back while it was pending: fills cost less than was held for them
-    released = DecimalField()  # given back at its end
-    remaining = DecimalField()
-    state = TextField()  # pending, posted, released, expired
+    state = TextField()  # pending, posted, released
     created_at = InstantField()
     ended_at = InstantField(null=True)
 
@@ -94,7 +91,7 @@ class Transfer(db.BaseModel):
     credit_id = BigIntegerField()
     asset = TextField()
     amount = DecimalField()
-    hold_id = BigIntegerField(null=True)
+    held = BooleanField()  # it was paid out of what was locked
     created_at = InstantField()
 
 
@@ -107,7 +104,7 @@ class Posting(NamedTuple):
     debit_id: int
     credit_id: int
     amount: Decimal
-    hold_id: int | None = None
+    held: bool = False
 
 
 def post(postings: Sequence[Posting]) -> list[dict[str, Any]]:
@@ -212,10 +209,15 @@ with moved as materialized (
   select id, asset, sum(amount) as amount from (
     select credit_id as id, asset, amount from transfer
     union all select debit_id, asset, -amount from transfer) t group by 1, 2
-), held as (
-  select account_id, sum(remaining) as amount from hold where state = 'pending' group by 1
+), locking as (
+  select account_id, held, paid from trade_order
+  union all
+  select account_id, case state when 'pending' then amount else 0 end, case state when 'posted' then amount else 0 end
+  from hold
+), locked as (
+  select account_id as id, sum(held) as held, sum(paid) as paid from locking group by 1
 ), paid as (
-  select hold_id, sum(amount) as amount from transfer where hold_id is not null group by 1
+  select debit_id as id, sum(amount) as amount from transfer where held group by 1
 )
 select 'the balances of an asset do not sum to zero' as problem, asset as what, 0 as expected, sum(balance) as found
 from account group by asset having sum(balance) <> 0
@@ -226,10 +228,12 @@ union all
 select 'transfers of another asset, or of no account', 'account ' || m.id, 0, m.amount
 from moved m left join account a on a.id = m.id where a.asset is distinct from m.asset
 union all
-select 'what is locked is not what holds hold', 'account ' || a.id, coalesce(h.amount, 0), a.locked
-from account a left join held h on h.account_id = a.id where a.locked <> coalesce(h.amount, 0)
+select 'what is locked is not what orders and holds hold', 'account ' || a.id, coalesce(l.held, 0), a.locked
+from account a left join locked l using (id) where a.locked <> coalesce(l.held, 0)
 union all
-select 'a hold was not paid out by its transfers', 'hold ' || h.id, coalesce(p.amount, 0), h.posted
-from hold h left join paid p on p.hold_id = h.id where h.posted <> coalesce(p.amount, 0)
+select 'what orders and holds have paid is not what was posted for them', 'account ' || a.id, coalesce(p.amount, 0),
+       coalesce(l.paid, 0)
+from account a left join locked l using (id) left join paid p using (id)
+where coalesce(p.amount, 0) <> coalesce(l.paid, 0)
 order by 1, 2
 """

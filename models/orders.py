@@ -13,6 +13,7 @@ import db
 from models.fields import InstantField
 
 BATCH = 1000  # orders that end in one transaction
+READER, EVENTS = "tell_expired", 5000  # who follows the events, and how many it looks at in one statement
 ALLOWED = timedelta(minutes=1)  # for an order to be expiring
 
 
@@ -42,6 +43,10 @@ class TradeOrder(db.BaseModel):
     quantity = DecimalField()
     filled = DecimalField()
     fee_rate = DecimalField()
+    account_id = BigIntegerField()  # whose money it holds
+    reserved = DecimalField()  # what it held at first
+    held = DecimalField()  # what it holds now
+    paid = DecimalField()  # the sum of what its fills took of it; the rest was given back
     time_in_force = TextField()  # GTC, GTD, DAY
     expires_at = InstantField(null=True)
     status = TextField()  # open, filled, cancelled, expiring, expired
@@ -53,59 +58,43 @@ class TradeOrder(db.BaseModel):
 
 
 # Everything that expiry is, for the orders in `due`, whose rows are locked: nobody fills or cancels them meanwhile.
+_DUE = "o.id, o.user_id, o.account_id, o.pair, o.side, o.quantity, o.filled, o.held"
 _END = """
 ended as (
   update trade_order o
-  set status = 'expired', ended_at = now(), expiring_since = null, ask_at = null, trouble = null
+  set status = 'expired', held = 0, ended_at = now(), expiring_since = null, ask_at = null, trouble = null
   where o.id = any(array(select id from due)) and o.status in ('open', 'expiring')
-  returning o.id, o.user_id, o.pair, o.side, o.price, o.quantity, o.filled, o.expires_at, o.ended_at
+  returning o.id
 ), given_back as materialized (
-  update hold h set state = 'expired', released = h.remaining, ended_at = now()
-  where h.cause = 'order' and h.cause_id = any(array(select id from ended)) and h.state = 'pending'
-  returning h.cause_id as id, h.account_id, h.released
-), sums as materialized (
-  select account_id, sum(released) as amount from given_back group by 1
+  select account_id, sum(held) as amount from due where id in (select id from ended) group by 1
 ), locked as materialized (
-  select id from account where id = any(array(select account_id from sums)) order by id for update
+  select id from account where id = any(array(select account_id from given_back)) order by id for update
 ), unlocked as (
-  update account a set locked = a.locked - s.amount, owed = greatest(a.owed - s.amount, 0)
-  from sums s where a.id = s.account_id and (select count(*) from locked) >= 0
-), told as materialized (
-  select e.id, e.user_id, e.pair, e.ended_at, case e.side when 'buy' then p.quote else p.base end as asset,
-         trim_scale(g.released)::text as released, jsonb_build_object(
-           'order_id', e.id, 'pair', e.pair, 'side', e.side, 'price', trim_scale(e.price)::text,
-           'quantity', trim_scale(e.quantity)::text, 'filled', trim_scale(e.filled)::text,
-           'expires_at', e.expires_at) as data
-  from ended e join given_back g using (id) join pair p on p.symbol = e.pair
+  update account a set locked = a.locked - g.amount, owed = greatest(a.owed - g.amount, 0)
+  from given_back g where a.id = g.account_id and (select count(*) from locked) >= 0
 ), published as (
   insert into event (topic, user_id, payload)
-  select 'order.expired', user_id, data from told
-  union all
-  select 'balance.unlocked', user_id, jsonb_build_object('order_id', id, 'asset', asset, 'amount', released) from told
-), noted as (
-  insert into notification (user_id, kind, subject, title, data)
-  select user_id, 'order', pair,
-         'Your order to ' || (data ->> 'side') || ' ' || (data ->> 'quantity') || ' ' || pair || ' at '
-           || (data ->> 'price') || ' has expired',
-         data || jsonb_build_object('details', jsonb_build_array(
-           jsonb_build_array('Filled', data ->> 'filled'),
-           jsonb_build_array('Available again', released || ' ' || asset),
-           jsonb_build_array('Expired', jsonb_build_object('at', data -> 'expires_at'))))
-  from told
+  select t.topic, d.user_id, case t.topic
+    when 'order.expired' then jsonb_build_object(
+      'order_id', d.id, 'pair', d.pair, 'side', d.side, 'quantity', d.quantity::text, 'filled', d.filled::text)
+    else jsonb_build_object(
+      'order_id', d.id, 'asset', case d.side when 'buy' then p.quote else p.base end, 'amount', d.held::text) end
+  from due d join ended using (id) join pair p on p.symbol = d.pair
+       cross join (values ('order.expired'), ('balance.unlocked')) t(topic)
 )
 select count(*) from ended
 """
 
 _EXPIRE = f"""
 with due as materialized (
-  select id from trade_order where status = 'open' and expires_at <= %s
+  select {_DUE} from trade_order o where status = 'open' and expires_at <= %s
   order by expires_at limit %s for update skip locked
 ), {_END}
 """
 
 _FINISH = f"""
 with due as materialized (
-  select o.id from unnest(%s::bigint[], %s::numeric[]) as said(id, filled)
+  select {_DUE} from unnest(%s::bigint[], %s::numeric[]) as said(id, filled)
        join trade_order o on o.id = said.id and o.filled = said.filled
   where o.status = 'expiring' order by o.id for update of o skip locked
 ), {_END}
@@ -141,6 +130,45 @@ def _batches(sql: str, now: datetime) -> Iterator[int]:
             return
 
 
+def tell() -> Iterator[int]:
+    """Tell users of their orders that have expired, each user once for all of a batch; how many notifications.
+
+    It follows the events by position, so that whoever was killed after an expiry leaves nobody untold.
+    """
+    db.rows("insert into reader_position values (%s, '0', 0) on conflict do nothing", READER)
+    while True:
+        ((events, notes),) = db.rows(_TELL, READER, EVENTS, READER)
+        if events:
+            yield int(notes)
+        if events < EVENTS:
+            return
+
+
+_TELL = """
+with place as materialized (
+  select xid, id from reader_position where reader = %s for update skip locked
+), page as materialized (
+  select e.xid, e.id, e.topic, e.user_id, e.payload from place p cross join lateral (
+    select * from event where (event.xid, event.id) > (p.xid, p.id) and xid < pg_snapshot_xmin(pg_current_snapshot())
+    order by xid, id limit %s) e
+), moved as (
+  update reader_position r set xid = l.xid, id = l.id
+  from (select xid, id from page order by xid desc, id desc limit 1) l where r.reader = %s
+), noted as (
+  insert into notification (user_id, kind, subject, title, data)
+  select user_id, 'order', case when count(distinct payload -> 'pair') = 1 then min(payload ->> 'pair') end,
+         case when count(*) > 1 then count(*) || ' of your orders have expired'
+              else min(format('Your order to %%s %%s %%s has expired, %%s filled', payload ->> 'side',
+                              trim_scale((payload ->> 'quantity')::numeric), payload ->> 'pair',
+                              trim_scale((payload ->> 'filled')::numeric))) end,
+         jsonb_build_object('order_ids', jsonb_agg(payload -> 'order_id'))
+  from page where topic = 'order.expired' group by user_id
+  returning 1
+)
+select (select count(*) from page), (select count(*) from noted)
+"""
+
+
 def to_ask(limit: int) -> list[dict[str, Any]]:
     """Orders that are expiring, of which the engine is to be asked now."""
     return db.maps(
@@ -174,9 +202,8 @@ def expiring(order_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """Orders that are expiring still, the oldest first, each with what it holds and why it has not ended."""
     return db.maps(
         """select o.id, u.external_id as "user", o.pair, o.side, o.price, o.quantity, o.filled, o.expires_at,
-                  now() - o.expiring_since as age, h.remaining as holds, o.trouble
+                  now() - o.expiring_since as age, o.held, o.trouble
            from trade_order o join app_user u on u.id = o.user_id
-                join hold h on h.cause = 'order' and h.cause_id = o.id
            where o.status = 'expiring' and (%s::bigint[] is null or o.id = any(%s::bigint[]))
            order by o.expiring_since, o.id""",
         *[None if order_ids is None else list(order_ids)] * 2,

@@ -51,8 +51,6 @@ def row(order_id: int) -> tuple[str, Decimal]:
     return db.rows("select status, filled from trade_order where id = %s", order_id)[0]
 
 
-def held(order_id: int) -> tuple:
-    """(state, amount, posted, freed, released)."""
-    return db.rows(
-        "select state, amount, posted, freed, released from hold where cause = 'order' and cause_id = %s", order_id
-    )[0]
+def held(order_id: int) -> tuple[Decimal, Decimal, Decimal]:
+    """(reserved, paid, held)."""
+    return db.rows("select reserved, paid, held from trade_order where id = %s", order_id)[0]
