@@ -102,7 +102,7 @@ class Desk:
         """Start the demo world and wait until it has written its addresses; the page is then for this machine alone."""
         self.found["WEB_HOST"] = "127.0.0.1"
         self.addresses.unlink(missing_ok=True)
-        command = ["python", "-m", "demo", "--env-file", str(self.addresses), *options]
+        command = ["python", "-m", "demo", "--traders", "--env-file", str(self.addresses), *options]
         self.world.add([Program("demo", shlex.join(command))])
         for _ in range(DEMO_SECONDS * 20):
             if self._found_world():

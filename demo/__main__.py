@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from demo.server import running
+from demo.traders import Traders
 
 MAIL = Path(__file__).resolve().parent.parent / ".nightdesk" / "mail"
 
@@ -29,6 +30,9 @@ def main() -> None:
     ) as demo:
         if options.env_file:
             _write(options.env_file, demo.environment)
+        if options.traders:
+            traders = Traders(demo.world, options.seed)
+            threading.Thread(target=traders.run, args=[stop], name="traders", daemon=True).start()
         print(f"demo world at {demo.url}, mail at {demo.mail.url}", flush=True)
         stop.wait()
     if options.env_file:
@@ -42,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the simulated world")
     parser.add_argument("--speed", type=_speed, default=1.0, help="how fast the world's time runs")
     parser.add_argument("--start", type=_instant, help="the simulated world's time at the start (ISO 8601)")
+    parser.add_argument("--traders", action="store_true", help="with users who trade, in DATABASE_URL")
     parser.add_argument("--mail", type=Path, default=MAIL, help="the folder for the mails that it takes")
     options = parser.parse_args()
     if options.replay and options.start:

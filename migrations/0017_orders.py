@@ -117,6 +117,7 @@ def up(migrator, db):
 
           select format('trade %%s: ', f.trade_id) || case
               when b.id is null or s.id is null then 'it is not between a buying and a selling order of one pair'
+              when b.user_id = s.user_id then 'both orders are one user''s'
               when f.price > b.price or f.price < s.price then format('%%s is not within the limits', f.price)
               else format('%%s at %%s cannot be paid in units of %%s', f.quantity, f.price, p.quote) end
           into wrong
@@ -124,7 +125,8 @@ def up(migrator, db):
                left join trade_order b on b.id = f.buy_id and b.side = 'buy'
                left join trade_order s on s.id = f.sell_id and s.side = 'sell' and s.pair = b.pair
                left join pair p on p.symbol = b.pair left join asset q on q.code = p.quote
-          where (f.price <= b.price and f.price >= s.price and trunc(f.quantity * f.price, q.scale) > 0) is not true
+          where (b.user_id <> s.user_id and f.price <= b.price and f.price >= s.price
+                 and trunc(f.quantity * f.price, q.scale) > 0) is not true
           limit 1;
           if found then
             raise exception '%%', wrong using errcode = 'check_violation';

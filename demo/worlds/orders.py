@@ -16,6 +16,7 @@ class Resting:
     """An order in the book."""
 
     id: int
+    user_id: int
     pair: str
     side: str
     price: Decimal
@@ -60,10 +61,10 @@ class Book:
             return trades
 
     def _facing(self, order: Resting) -> list[Resting]:
-        """The other side's orders that it meets, the best price first."""
+        """The orders of others that it meets, the best price first."""
         sign = 1 if order.side == "buy" else -1
         others = (self.orders[other] for other in self.open)
-        met = [o for o in others if (o.pair, o.side) != (order.pair, order.side) and o.pair == order.pair]
+        met = [o for o in others if o.pair == order.pair and o.side != order.side and o.user_id != order.user_id]
         return sorted((o for o in met if sign * o.price <= sign * order.price), key=lambda o: (sign * o.price, o.id))
 
     def _match(self, order: Resting, other: Resting) -> Trade:

@@ -47,7 +47,7 @@ def run() -> dict[str, int]:
 
 
 def submit(engine, order_id: int, side: str, quantity: str, price: str) -> list:
-    return engine.book.submit(Resting(order_id, "BTCUSD", side, Decimal(price), Decimal(quantity)))
+    return engine.book.submit(Resting(order_id, ord(side[0]), "BTCUSD", side, Decimal(price), Decimal(quantity)))
 
 
 def told() -> list[tuple]:

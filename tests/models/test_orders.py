@@ -142,6 +142,12 @@ def test_a_fill_that_no_engine_may_make_is_refused(database, trade, reason):
     assert problems() == []
 
 
+def test_nobody_trades_with_himself(database):
+    buy, sell = place("ann", "buy", 1, 100), place("ann", "sell", 1, 95)
+    with pytest.raises(IntegrityError, match="trade 1: both orders are one user's"):
+        fill(1, buy, sell, 1, 100)
+
+
 def test_fills_of_one_call_add_up_and_one_that_comes_too_late_is_left_out(database):
     buy, late = place("ann", "buy", 3, 100, due=None), place("ann", "buy", 1, 100)
     sells = [place("bob", "sell", 1, 100, due=None) for _ in range(3)]
