@@ -1,7 +1,7 @@
 """Traders of the served app in the demo world: their orders come, are filled, cancelled, and expire.
 
-They meet Nightdesk as docs/contract.md says and no other way: orders are inserted and read as `nightdesk_app`, trades are
-posted with `fill_orders`, and the matching engine is the stand-in `engine`. What they have to begin with is an
+They meet Nightdesk as docs/contract.md says and no other way: orders are inserted and read as `nightdesk_app`, trades
+are posted with `fill_orders`, and the matching engine is the stand-in `engine`. What they have to begin with is an
 operator's gift.
 """
 
