@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from demo.server import running
-from demo.traders import Traders
 
 MAIL = Path(__file__).resolve().parent.parent / ".nightdesk" / "mail"
 
@@ -31,6 +30,8 @@ def main() -> None:
         if options.env_file:
             _write(options.env_file, demo.environment)
         if options.traders:
+            from demo.traders import Traders  # which needs the database
+
             traders = Traders(demo.world, options.seed)
             threading.Thread(target=traders.run, args=[stop], name="traders", daemon=True).start()
         print(f"demo world at {demo.url}, mail at {demo.mail.url}", flush=True)
