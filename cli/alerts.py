@@ -259,8 +259,10 @@ def valued(row: dict[str, Any]) -> str:
     """`97012.5 (3.1 s old)`; in capitals what is wrong with it."""
     if row["value"] is None:
         return "MISSING" if row["state"] != "unfollowed" else "NOT FOLLOWED"
-    date = MEASURES[row["measure"]].kind == "date" if row["measure"] in MEASURES else False
-    shown = when(datetime.fromtimestamp(float(row["value"]), UTC)) if date else f"{row['value']:f}"
+    is_date = row["measure"] in MEASURES and MEASURES[row["measure"]].kind == "date"
+    if is_date and not row["value"].is_finite():
+        return "off"
+    shown = when(datetime.fromtimestamp(float(row["value"]), UTC)) if is_date else f"{row['value']:f}"
     wrong = f", {row['state'].upper()}" if row["state"] != "fresh" else ""
     return f"{shown} ({span(row['age'])} old{wrong})"
 

@@ -150,7 +150,6 @@ TYPES = {
             ),
             "each dividend that is announced",
             "stock",
-            alive=False,
         ),
         Type(
             "earnings",
@@ -158,7 +157,6 @@ TYPES = {
             (Measure("report_date", "date", ("within",), "date"),),
             "the earnings calendar",
             "stock",
-            alive=False,
         ),
         Type(
             "deal",

@@ -28,10 +28,14 @@ def check_alerts(due_at: datetime) -> dict[str, int]:
 
 @job(DEFAULT, timeout=60)
 def build_readings(due_at: datetime) -> dict[str, int]:
-    """Work out the closes of bars and the changes in percent that alerts ask for, from the values that came since."""
+    """Work out the closes, changes, indicators and dates that alerts ask for, from what came since the last time."""
     now = datetime.now(UTC)  # the values' own time, however late the run is
-    made, doubts = believable([*derived.closes(now), *derived.changes(now)])
-    return {"written": readings.record(made, now), "doubted": len(doubts)}
+    divided = alerts.divide_by_splits(now)
+    kept, doubts = believable([*derived.closes(now), *derived.changes(now), *derived.indicator_values(now)])
+    written = readings.record(kept, now)
+    with readings.one_writer():  # of two runs at once the second sees what the first has announced
+        written += readings.record(derived.dates(now), now)
+    return {"written": written, "doubted": len(doubts), "divided": divided}
 
 
 @job(DEFAULT, timeout=60)

@@ -27,6 +27,7 @@ def up(migrator, db):
           reason text,  -- why it is refused or paused
           -- What it came to when it was made active: the stream of values that it watches, and what it waits for there.
           stream text collate "C", base_value numeric, target numeric, band numeric, way_back numeric,
+          split_on date,  -- the last split that its base and target have been divided by
           silence text check (silence in ('missing', 'stale')),  -- there is no fresh value, and its owner was told
           trigger_count int not null default 0 check (trigger_count >= 0), last_triggered_at timestamptz,
           touches int not null default 0 check (touches >= 0),  -- of its level since it last fired
@@ -38,6 +39,7 @@ def up(migrator, db):
         create index alert_user on alert (user_id);
         create index alert_new on alert (id) where status = 'new';  -- the app's inserts, until the next check
         create index alert_expiry on alert (expires_at) where status = 'active' and expires_at is not null;
+        create index alert_percent on alert (subject) where status = 'active' and base = 'creation';
         create index alert_silent on alert (subject, stream) where silence is not null;
 
         -- What an active alert waits for next: a value beyond the level in this direction, later than `since`; of a

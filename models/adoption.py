@@ -35,17 +35,20 @@ class _Wanted(NamedTuple):
     tick_size: Decimal | None
 
 
-def adopt(now: datetime, limit: int = 500, only: int | None = None) -> Adopted:
+def adopt(now: datetime, limit: int = 5000, only: int | None = None) -> Adopted:
     """Make new alerts watch for their values, fire those that are true already, and refuse what makes no sense.
 
     The newest values stay locked meanwhile: every later one is later than the one that an alert was made against.
     """
     with db.transaction():
-        wanted, refused = _sorted_out(_new(now, limit, only))
+        new = _new(now, limit, only)
+        if not new:
+            return Adopted(0, 0, 0)
+        wanted, refused = _sorted_out(new)
         streams = sorted({(alert.subject, alert.stream) for alert in wanted})
         readings.ask_for([key for key in streams if key[1] != "price"])
         bases = {(alert.subject, alert.measure.name) for alert in wanted if alert.rule.base == "creation"}
-        values = readings.newest(sorted({*streams, *bases}), now) if wanted else {}
+        values = readings.newest(sorted({*streams, *bases}), now)
         begun: list[tuple[_Wanted, Aim, Watch, str]] = []
         for alert in wanted:
             try:

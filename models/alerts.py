@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from peewee import BigIntegerField, BooleanField, DecimalField, IntegerField, TextField
+from peewee import BigIntegerField, BooleanField, DateField, DecimalField, IntegerField, TextField
 from playhouse.postgres_ext import BinaryJSONField, IntervalField
 
 import db
@@ -61,6 +61,7 @@ class Alert(db.BaseModel):
     target = DecimalField(null=True)  # what it waits for in the stream
     band = DecimalField(null=True)  # so far from it is still equal
     way_back = DecimalField(null=True)  # so far back it counts anew
+    split_on = DateField(null=True)  # the last split that base_value and target have been divided by
     silence = TextField(null=True)  # missing, stale: there is no fresh value, and its owner was told
     trigger_count = IntegerField()
     last_triggered_at = InstantField(null=True)  # when the value that fired it was so
@@ -196,6 +197,33 @@ def expire(now: datetime) -> int:
         now,
     )
     return int(ended)
+
+
+def divide_by_splits(now: datetime) -> int:
+    """Bring the percentages that count from their creation into today's shares; how many alerts.
+
+    Done in the night before the day of the split, when its market is closed.
+    """
+    ((divided,),) = db.rows(
+        """with due as materialized (
+             select a.id, product(s.ratio) as ratio, max(s.date) as date
+             from cast(%s as timestamptz) as t(now), split s join alert a on a.subject = s.symbol
+             where s.date between (t.now - interval '7 days')::date and (t.now + interval '2 hours')::date
+               and a.status = 'active' and a.base = 'creation' and a.measure = 'price'
+               and s.date > coalesce(a.split_on, (a.created_at + interval '2 hours')::date)
+             group by a.id
+           ), divided as (
+             update alert a set base_value = a.base_value / d.ratio, target = a.target / d.ratio,
+               way_back = a.way_back / d.ratio, split_on = d.date
+             from due d where a.id = d.id returning a.id
+           ), moved as (
+             update alert_watch w set level = w.level / d.ratio, band = w.band / d.ratio, target = w.target / d.ratio
+             from due d where w.alert_id = d.id
+           )
+           select count(*) from divided""",
+        now,
+    )
+    return int(divided)
 
 
 def alerts(

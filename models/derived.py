@@ -1,20 +1,26 @@
-"""Derived streams: closes of bars and changes in percent, worked out where an alert asks for them.
+"""Derived streams: closes of bars, changes in percent, indicators and dates, worked out where an alert asks for them.
 
 What is asked for stands in `gauge`: `price@1h` is the last price of each hour, `price/24h` by how many percent the
-price is another than 24 hours before. Nothing is worked out of what came later than the instant that it is of.
+price is another than 24 hours before, `rsi14@1d` an indicator over closed days. Nothing is worked out of what came
+later than the instant that it is of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from itertools import takewhile
 
 import db
+from domain.measures import BARS as BAR_LENGTHS
 from domain.measures import MEASURES, Reading
 from domain.sessions import calendar
+from domain.technical import Bar, line
 
 GRACE = timedelta(seconds=15)  # for the last values of a bar to reach us
-BARS = 500  # so many closes of a stream at once, after an outage
+BARS = 500  # so many closes of a stream at once, after an outage, and so many bars make an indicator
+SUBJECTS = 200  # so many bars of subjects are gone through at once
 VALUES = 1000  # so many changes of a stream at once
 MARKETS = {"fx": "FX", "metal": "FX"}  # where a day ends at 17:00 in New York; elsewhere at midnight UTC
 
@@ -61,8 +67,9 @@ def changes(now: datetime) -> list[Reading]:
     return [Reading(*row) for row in found]
 
 
+# A split between the two is no change: what was before it is counted in today's shares.
 _CHANGES = """
-select a.subject, a.measure, round((v.value / b.value - 1) * 100, 6), v.happened_at, v.source
+select a.subject, a.measure, round((v.value * r.ratio / b.value - 1) * 100, 6), v.happened_at, v.source
 from unnest(%s::text[], %s::text[], %s::timestamptz[]) as a(subject, measure, closed_at)
      join gauge g on g.subject = a.subject and g.measure = a.measure
      cross join lateral (select split_part(a.measure, '/', 1) collate "C" as name,
@@ -74,12 +81,16 @@ from unnest(%s::text[], %s::text[], %s::timestamptz[]) as a(subject, measure, cl
          and s.received_at > greatest(coalesce(g.happened_at, g.created_at), a.closed_at)
        order by s.happened_at limit %s) v
      cross join lateral (
-       select s.value from stream s
+       select s.value, s.happened_at from stream s
        where s.subject = a.subject and s.stream = m.name
          and s.happened_at <= coalesce(a.closed_at, v.happened_at - m.ago)
          and s.happened_at > coalesce(a.closed_at, v.happened_at - m.ago) - interval '5 days'
          and s.received_at > coalesce(a.closed_at, v.happened_at - m.ago) - interval '5 days'
        order by s.happened_at desc limit 1) b
+     cross join lateral (
+       select product(s.ratio) as ratio from split s
+       where s.symbol = a.subject and s.date > (b.happened_at + interval '2 hours')::date
+         and s.date <= (v.happened_at + interval '2 hours')::date) r
 order by a.subject, a.measure, v.happened_at
 """
 
@@ -88,6 +99,93 @@ def last_close(kind: str | None, now: datetime) -> datetime:
     """When the last session of a kind of instrument ended: what a change since the close counts from."""
     sessions = calendar(MARKETS.get(kind or "", "CRYPTO")).sessions(now - timedelta(days=14))
     return max(session.closes_at for session in takewhile(lambda session: session.closes_at <= now, sessions))
+
+
+def indicator_values(now: datetime) -> Iterator[Reading]:
+    """The indicators and volumes of every bar that was closed since the one before it."""
+    for subject, width, kind, measures, since in db.rows(_BARS_DUE, now, SUBJECTS):
+        bars = _bars(subject, width, kind, now)
+        for measure, last_at in zip(measures, since, strict=True):
+            values = line(measure.partition("@")[0], bars) if bars else []
+            known = [(bar.ends_at, value) for bar, value in zip(bars, values, strict=True) if value is not None]
+            for ends_at, value in known if last_at else known[-1:]:
+                if not last_at or ends_at > last_at:
+                    yield Reading(subject, measure, Decimal(str(round(value, 8))), ends_at, "candles")
+
+
+def _bars(subject: str, width: str, kind: str | None, now: datetime) -> list[Bar]:
+    """The last closed bars in which something happened, oldest first; of a stock's days those that are adjusted."""
+    if kind == "stock" and width == "1d":
+        found = db.rows(_DAYS, subject, now, BARS)
+    else:
+        spread = 5 if kind == "stock" else 1  # it trades for less than a fifth of the time
+        found = db.rows(_CANDLES, subject, width, now - spread * BARS * BAR_LENGTHS[width], now)
+    return [Bar(*row) for row in found]
+
+
+_NAMED = """gauge g cross join lateral (select split_part(g.measure, '@', 1) collate "C" as name,
+                                             split_part(g.measure, '@', 2) collate "C" as bar) m"""
+
+# A stock's day is closed when its bar is there, and has ended with its session.
+_STOCK_DAY = """coalesce((select k.closes_at from market_session k join stock t on t.market = k.market
+                          where t.symbol = b.symbol and k.date = b.date),
+                         (b.date + 1)::timestamp at time zone 'UTC')"""
+
+_BARS_DUE = f"""
+with asked as materialized (
+  select g.subject, g.measure, m.bar, g.happened_at, i.kind from {_NAMED} join instrument i on i.symbol = g.subject
+  where m.bar <> '' and m.name <> 'price'
+), ended as (
+  select a.*, c.ended_at from asked a cross join lateral (
+    select candle_end(c."interval", c.starts_at) as ended_at from candle c
+      join candle_feed f on f.feed = case when exists (select from pair p where p.symbol = c.symbol)
+                                          then 'trade' else 'tick' end
+    where (a.kind <> 'stock' or a.bar <> '1d') and c.symbol = a.subject and c."interval" = a.bar
+      and candle_end(c."interval", c.starts_at) <= f.built_until
+    order by c.starts_at desc limit 1) c
+  union all
+  select a.*, c.ended_at from asked a cross join lateral (
+    select {_STOCK_DAY} as ended_at from daily_bar b
+    where a.kind = 'stock' and a.bar = '1d' and b.symbol = a.subject order by b.date desc limit 1) c
+)
+select subject, bar, kind, array_agg(measure order by measure), array_agg(happened_at order by measure)
+from ended where ended_at > coalesce(happened_at, '-infinity') and ended_at <= %s
+group by subject, bar, kind order by min(happened_at) nulls first limit %s
+"""
+
+_CANDLES = """
+select ends_at, high, low, close, volume from candle_line(%s, %s, %s, %s)
+where closed and not synthetic order by ends_at
+"""
+
+_DAYS = f"""
+select * from (
+  select {_STOCK_DAY} as ends_at, b.high, b.low, b.close, coalesce(b.volume, 0) from adjusted_bar b
+  where b.symbol = %s and b.date <= cast(%s as timestamptz)::date and b.high is not null and b.low is not null
+  order by b.date desc limit %s) d order by ends_at
+"""
+
+
+def dates(now: datetime) -> list[Reading]:
+    """The next report and the next ex-dividend day of each stock, and each dividend that was announced since."""
+    return [Reading(*row) for row in db.rows(_DATES, now, now)]
+
+
+_DATES = """
+select g.subject, g.measure, extract(epoch from r.on_date::timestamp at time zone 'UTC'), r.received_at, r.source, null
+from gauge g cross join lateral (
+  select report_on as on_date, received_at, source from earnings_report e
+  where g.measure = 'report_date' and e.symbol = g.subject and e.report_on >= cast(%s as timestamptz)::date
+  union all
+  select ex_on, received_at, source from dividend d
+  where g.measure = 'ex_date' and d.symbol = g.subject and d.ex_on >= cast(%s as timestamptz)::date
+  order by on_date limit 1) r
+where g.measure in ('report_date', 'ex_date')
+union all
+select d.symbol, 'dividend', d.amount, d.received_at, d.source, d.amount || ' a share, ex dividend on ' || d.ex_on
+from gauge g join dividend d on d.symbol = g.subject and d.received_at > coalesce(g.happened_at, g.created_at)
+where g.measure = 'dividend'
+"""
 
 
 def forget() -> int:

@@ -8,7 +8,8 @@ the view `stream` shows them beside the readings, and the view `newest` quotes b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -66,8 +67,7 @@ def record(seen: Sequence[Observation], received_at: datetime) -> int:
     leave out with `domain.measures.believable` what cannot be.
     """
     measures = {reading.measure: of_stream(reading.measure) for reading in seen}
-    with db.transaction():
-        db.rows("select pg_advisory_xact_lock(hashtext('gauge'))")  # one writer: no deadlocks, one order of readings
+    with one_writer():
         ((written,),) = db.rows(
             _WRITE,
             db.array(reading.subject for reading in seen),
@@ -81,6 +81,14 @@ def record(seen: Sequence[Observation], received_at: datetime) -> int:
             received_at,
         )
     return int(written)
+
+
+@contextmanager
+def one_writer() -> Iterator[None]:
+    """A transaction in which nobody else writes readings: no deadlocks, and one order of them."""
+    with db.transaction():
+        db.rows("select pg_advisory_xact_lock(hashtext('gauge'))")
+        yield
 
 
 _WRITE = """

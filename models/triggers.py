@@ -66,12 +66,11 @@ def _fire_page(start: Position) -> tuple[Batch, bool]:
 
 def fire_due(now: datetime) -> Iterator[Batch]:
     """Fire the alerts whose date is as near as they want it, in one transaction per batch."""
-    more = True
-    while more:
+    while db.rows("select 1 from alert_watch where direction = 'date' and since <= %s limit 1", now):
         ((due, turned, fired, paused),) = db.rows(_FIRE_DUE, now, WATCHES)
-        more = due == WATCHES
-        if due:
-            yield Batch(due, turned, fired, paused)
+        if not due:
+            return  # another check is at them
+        yield Batch(due, turned, fired, paused)
 
 
 def fire_at_once(alerts: Sequence[int]) -> int:

@@ -10,10 +10,11 @@ from decimal import Decimal
 import pytest
 from click.testing import CliRunner, Result
 
+import config
 import db
 from cli.main import nightdesk as command
 from domain.failures import Rejected
-from domain.measures import Reading
+from domain.measures import TYPES, Reading
 from domain.prices import Price
 from models import prices, readings
 
@@ -147,6 +148,8 @@ def test_a_date_is_waited_for(call):
     readings.record([Reading("M123", "starts_at", Decimal(1_900_000_000), datetime.now(UTC), "x")], datetime.now(UTC))
     assert "M123 starts_at within 30 min waits" in call("alerts", "add", "M123", "starts_at", "within", "30m").output
     assert "waits for the date" in " ".join(call("alerts", "list").output.split())
+    readings.record([Reading("M123", "starts_at", Decimal("Infinity"), datetime.now(UTC), "x")], datetime.now(UTC))
+    assert "off" in call("alerts", "list").output
 
 
 def test_an_alert_rests_and_is_taken_up_again(call):
@@ -177,6 +180,17 @@ def test_the_types_say_what_may_be_asked_and_what_is_only_declared(call):
     assert rows["price", "price"]["alive"] == "yes"
     assert rows["match_start", "starts_at"]["alive"] == "declared"
     assert rows["technical", "rsi14"]["conditions"] == ["above", "below", "crosses"]
+
+
+def test_the_operators_page_has_the_same_types():
+    page = (config.ROOT / "docs/alerts.md").read_text()
+    for kind in TYPES.values():
+        for measured in kind.measures:
+            alive = "yes" if kind.alive else "declared"
+            assert (
+                f"| `{kind.name}` | {kind.subject} | `{measured.name}` | {measured.unit} |"
+                f" {', '.join(measured.conditions)} | {kind.source} | {alive} |"
+            ) in page
 
 
 def test_a_symbol_that_is_not_followed_is_refused_with_what_to_do(call):

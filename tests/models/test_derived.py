@@ -24,8 +24,12 @@ def tick(at: datetime, value: float | str, symbol: str = "BTCUSD") -> None:
     prices.record([Price(symbol, D(str(value)), at, "binance")], {}, at)
 
 
-def add(condition: str, level: float, at: datetime, symbol: str = "BTCUSD", **how: object) -> int:
-    return create_alert(user_with("a@b.c"), symbol, Rule(condition, D(str(level)), **how), at).id
+def add(
+    condition: str, level: float, at: datetime, symbol: str = "BTCUSD", type_: str = "price", measure_: str = "price",
+    **how: object,
+) -> int:  # fmt: skip
+    rule = Rule(condition, D(str(level)), **how)
+    return create_alert(user_with("a@b.c"), symbol, rule, at, type_=type_, measure_=measure_).id
 
 
 def ask(measure: str, symbol: str = "BTCUSD", since: datetime = TOP - 48 * HOUR) -> None:
@@ -93,8 +97,8 @@ def test_an_alert_on_a_change_fires_from_tick_to_trigger():
     add("percent_down", 5, NOW - timedelta(seconds=30), base="1h")
     db.rows("update gauge set created_at = %s", NOW - timedelta(seconds=30))
     tick(NOW - timedelta(seconds=20), 96), tick(NOW - timedelta(seconds=10), 94), tick(NOW, 99)
-    assert build_readings(due_at=NOW) == {"written": 3, "doubted": 0}
-    assert build_readings(due_at=NOW) == {"written": 0, "doubted": 0}
+    assert build_readings(due_at=NOW) == {"written": 3, "doubted": 0, "divided": 0}
+    assert build_readings(due_at=NOW) == {"written": 0, "doubted": 0, "divided": 0}
     assert check_alerts(due_at=NOW)["fired"] == 1
     assert db.rows("select value, happened_at from alert_trigger") == [(D(-6), NOW - timedelta(seconds=10))]
     assert db.rows("select title from notification") == [("BTCUSD is down 6 % in 1h",)]
@@ -117,3 +121,92 @@ def test_readings_are_dropped_by_age():
     counts = prune_readings(due_at=NOW + timedelta(days=45))
     assert counts["dropped"] >= 8
     partitions.make_ahead("reading")
+
+
+def candle(symbol: str, ends_at: datetime, close: float, volume: float = 0) -> None:
+    db.rows(
+        """insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades,
+                               known_at)
+           values (%s, '1h', %s, %s, %s, %s, %s, %s, 0, 1, %s)""",
+        *(symbol, ends_at - HOUR, close, close + 1, close - 1, close, volume, ends_at),
+    )
+
+
+def test_indicators_are_worked_out_at_the_close_of_a_bar_and_not_within_it():
+    for n in range(40):
+        candle("BTCUSD", TOP - (39 - n) * HOUR, 100 + n)
+    candle("BTCUSD", TOP + HOUR, 50)  # the bar that is open
+    db.rows("update candle_feed set built_until = %s where feed = 'tick'", NOW)
+    alert = add("above", 70, NOW, type_="technical", measure_="rsi14", bar="1h")
+    ask("sma5@1h")
+    assert build_readings(due_at=NOW)["written"] == 2
+    assert made_of("rsi14@1h") == [(D(100), TOP)]
+    assert made_of("sma5@1h") == [(D(137), TOP)]
+    assert check_alerts(due_at=NOW)["fired"] == 1
+    assert db.rows("select alert_id from alert_trigger") == [(alert,)]
+    assert build_readings(due_at=NOW)["written"] == 0
+    db.rows("update candle_feed set built_until = %s where feed = 'tick'", TOP + HOUR)
+    assert [r.value for r in derived.indicator_values(TOP + HOUR) if r.measure == "sma5@1h"] == [D(120)]
+
+
+def made_of(measure: str) -> list[tuple]:
+    return db.rows("select value, happened_at from reading where measure = %s order by happened_at", measure)
+
+
+def stock(symbol: str = "AAPL") -> None:
+    db.rows("insert into instrument (symbol, kind, tick_size) values (%s, 'stock', 0.01)", symbol)
+    db.rows("insert into quote (symbol) values (%s)", symbol)
+
+
+def test_a_split_is_no_fall_in_price():
+    stock()
+    before = NOW - timedelta(hours=20)
+    tick(before, 400, "AAPL")
+    ask("price/24h", "AAPL", since=before)
+    fall = add("percent_down", 20, before, "AAPL", base="creation")
+    rise = add("percent_up", 20, before, "AAPL", base="creation")
+    db.rows("update alert set created_at = %s", before - timedelta(days=1))
+    db.rows("insert into split values ('AAPL', %s, 4, 'tests', %s)", NOW.date(), before)
+    assert build_readings(due_at=NOW)["divided"] == 2
+    assert build_readings(due_at=NOW)["divided"] == 0
+    tick(NOW, 101, "AAPL")
+    assert check_alerts(due_at=NOW)["fired"] == 0
+    assert db.rows("select id, target, base_value from alert order by id") == [
+        (fall, D(80), D(100)), (rise, D(120), D(100)),
+    ]  # fmt: skip
+    assert dict(db.rows("select alert_id, level from alert_watch")) == {fall: D(80), rise: D(120)}
+
+
+def test_a_change_over_a_split_is_counted_in_todays_shares():
+    stock()
+    tick(NOW - timedelta(days=2), 400, "AAPL")
+    ask("price/24h", "AAPL", since=NOW - timedelta(hours=1))
+    db.rows("insert into split values ('AAPL', %s, 4, 'tests', now())", (NOW - timedelta(hours=3)).date())
+    tick(NOW, 110, "AAPL")
+    assert made(derived.changes(NOW)) == [("price/24h", D(10), NOW)]
+
+
+def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
+    stock()
+    soon = (NOW + timedelta(days=2)).date()
+    db.rows(
+        "insert into earnings_report (symbol, report_on, source, received_at) values ('AAPL', %s, 't', %s)", soon, NOW
+    )
+    for measure, condition, level, type_ in (
+        ("report_date", "within", 3 * 86400, "earnings"),
+        ("ex_date", "within", 86400, "dividend"),
+        ("dividend", "above", 0.2, "dividend"),
+    ):
+        add(condition, level, NOW, "AAPL", type_=type_, measure_=measure)
+    db.rows("update gauge set created_at = %s", NOW - HOUR)
+    db.rows(
+        "insert into dividend (symbol, ex_on, amount, source, received_at) values ('AAPL', %s, 0.26, 't', %s)",
+        soon,
+        NOW,
+    )
+    assert build_readings(due_at=NOW)["written"] == 3
+    assert build_readings(due_at=NOW)["written"] == 0
+    assert check_alerts(due_at=datetime.now(UTC))["fired"] == 2
+    titles = {title for (title,) in db.rows("select title from notification")}
+    assert f"AAPL: 0.26 a share, ex dividend on {soon} (dividend 0.26)" in titles
+    assert f"AAPL reports on {soon:%-d %b %Y} 00:00 UTC" in titles

@@ -1,0 +1,73 @@
+"""Technical measures: the line of an indicator, or of a volume, by its name, over closed bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from statistics import median
+from typing import NamedTuple
+
+from domain import indicators
+from domain.indicators import Line
+from domain.measures import INDICATOR
+
+DAYS = 20  # of the same time of day before, whose median a volume is compared with
+FEWEST = 5
+
+
+class Bar(NamedTuple):
+    """One closed bar."""
+
+    ends_at: datetime
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+
+
+def line(name: str, bars: Sequence[Bar]) -> Line:
+    """The value of a measure at each bar, None where there are too few before it: `line("rsi14", bars)`.
+
+    `bollinger20` is where the close is between the lower band (0) and the upper one (1), `macd` the histogram.
+    """
+    if name == "volume":
+        return [float(bar.volume) for bar in bars]
+    if name == "volume_ratio":
+        return volume_ratios(bars)
+    found = INDICATOR.fullmatch(name)
+    if not found:
+        raise ValueError(f"no indicator {name!r}")
+    closes = [bar.close for bar in bars]
+    if name == "macd":
+        return indicators.macd(closes).histogram
+    length = int(found["length"])
+    if found["name"] == "bollinger":
+        return _places(closes, indicators.bollinger(closes, length))
+    if found["name"] == "atr":
+        return indicators.atr([bar.high for bar in bars], [bar.low for bar in bars], closes, length)
+    if found["name"] == "rsi":
+        return indicators.rsi(closes, length)
+    return indicators.sma(closes, length) if found["name"] == "sma" else indicators.ema(closes, length)
+
+
+def _places(closes: Sequence[Decimal], bands: indicators.Bollinger) -> Line:
+    return [
+        None if upper is None or lower is None or upper == lower else (float(close) - lower) / (upper - lower)
+        for close, upper, lower in zip(closes, bands.upper, bands.lower, strict=True)
+    ]
+
+
+def volume_ratios(bars: Sequence[Bar]) -> Line:
+    """Each bar's volume by the median of the last 20 bars that ended at the same time of day (UTC), 5 at least.
+
+    So an opening auction, large on every day, is no spike; the median lets one wild day pass.
+    """
+    before: dict[object, list[float]] = {}
+    ratios: Line = []
+    for bar in bars:
+        past = before.setdefault(bar.ends_at.timetz(), [])
+        usual = median(past[-DAYS:]) if len(past) >= FEWEST else 0
+        ratios.append(float(bar.volume) / usual if usual else None)
+        past.append(float(bar.volume))
+    return ratios

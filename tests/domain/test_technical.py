@@ -1,0 +1,58 @@
+"""Measures of bars by their names."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+
+import pytest
+
+from domain import indicators
+from domain.technical import Bar, line, volume_ratios
+
+START = datetime(2026, 11, 2, 14, 30, tzinfo=UTC)
+
+
+def bars(count: int) -> list[Bar]:
+    dice, price, made = Random(3), Decimal(100), []
+    for n in range(count):
+        price += Decimal(dice.randint(-100, 100)) / 100
+        made.append(Bar(START + timedelta(hours=n), price + 1, price - 1, price, Decimal(dice.randint(1, 9))))
+    return made
+
+
+@pytest.mark.parametrize("name", ["rsi14", "sma20", "ema20", "atr14", "bollinger20", "macd", "volume", "volume_ratio"])
+def test_a_value_is_made_of_its_bar_and_those_before_it_alone(name):
+    path = bars(200)
+    whole = line(name, path)
+    assert len(whole) == 200
+    assert whole[-1] is not None
+    assert line(name, path[:150]) == whole[:150]
+
+
+def test_names_lead_to_the_indicators():
+    path = bars(60)
+    closes = [bar.close for bar in path]
+    assert line("rsi7", path) == indicators.rsi(closes, 7)
+    assert line("macd", path) == indicators.macd(closes).histogram
+    assert line("sma5", path)[4] == pytest.approx(float(sum(closes[:5])) / 5)
+    with pytest.raises(ValueError, match="no indicator 'obv'"):
+        line("obv", path)
+
+
+def test_the_close_is_placed_between_the_bands():
+    flat = [bar._replace(close=Decimal(100)) for bar in bars(25)]
+    assert line("bollinger20", flat)[-1] is None, "there is no band"
+    rising = [bar._replace(close=Decimal(n)) for n, bar in enumerate(flat)]
+    assert line("bollinger20", rising)[-1] == pytest.approx(0.912, abs=0.001)
+
+
+def test_volume_is_compared_with_the_same_time_of_day_and_not_with_the_hour_before():
+    days = [
+        Bar(START + timedelta(days=day, hours=hour), Decimal(1), Decimal(1), Decimal(1), Decimal(volume))
+        for day in range(7)
+        for hour, volume in ((0, 1000), (1, 10))  # the opening, and later
+    ]
+    days[-1] = days[-1]._replace(volume=Decimal(50))
+    ratios = volume_ratios(days)
+    assert ratios[:10] == [None] * 10
+    assert ratios[-2:] == [1.0, 5.0], "a large opening is no spike, and 50 is one where 10 is usual"
