@@ -84,6 +84,7 @@ class Anvil:
     def __init__(self, url: str) -> None:
         self.url = url
         self.payer = ""
+        self.hashes: dict[str, str] = {}  # of the transactions that were sent
 
     def call(self, method: str, *parameters: Any) -> Any:
         """The result of one call; raises RuntimeError for an error."""
@@ -108,7 +109,9 @@ class Anvil:
         if contract:
             what["data"] = f"0xa9059cbb{address[2:]:0>64}{units:064x}"
         tx = self.call("eth_sendTransaction", {"from": self.payer, **what})
-        return str(self.call("eth_getRawTransactionByHash", tx))
+        raw = str(self.call("eth_getRawTransactionByHash", tx))
+        self.hashes[raw] = tx
+        return raw
 
     def mine(self, count: int = 1) -> None:
         """Add blocks; what waits is in the first."""

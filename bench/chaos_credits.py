@@ -68,7 +68,7 @@ def finish() -> None:
     killed.gone()
     credit_deposits(due_at=now())
     db.rows("update deposit set cleared_at = now() where state = 'held'")
-    credit_deposits(due_at=now())
+    credit_deposits(due_at=now()), check_confirmations(due_at=now()), credit_deposits(due_at=now())
 
 
 class Walk:

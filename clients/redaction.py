@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlsplit
 
 import config
 
@@ -32,7 +32,10 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _settings() -> list[str]:
-    return [str(getattr(config.settings, f.name)) for f in config.variables() if f.metadata["secret"]]
+    """Secret settings; of those that are URLs the path too, where it is long enough to hold a key: /v3/0123456789ab."""
+    secrets = [str(getattr(config.settings, f.name)) for f in config.variables() if f.metadata["secret"]]
+    paths = [urlsplit(secret).path for secret in secrets if secret.startswith("http")]
+    return [*secrets, *(path for path in paths if len(path) > 12)]
 
 
 def excerpt(body: bytes, length: int = 160) -> str:

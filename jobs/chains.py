@@ -43,7 +43,7 @@ def scan_chain(chain: str, due_at: datetime) -> dict[str, int]:
 def pages(node: Node, chain: str) -> Iterator[dict[str, int]]:
     """Read and write page after page, up to the head."""
     head = look(node, chain)
-    verify_decimals(node, chain, chains.taken(chain, verified=False))
+    verify_decimals(node, chain, chains.unverified(chain))
     more = True
     while more:
         known = chains.known(chain)
@@ -85,9 +85,9 @@ def go_back(node: Node, known: dict[str, Any]) -> None:
     while not same and (kept := chains.newest(chain, STEPS_BACK, below)):
         same = ancestor(kept, node.fetch_blocks([block.number for block in kept]))
         below = oldest = kept[-1].number
-    if not same and known["cursor"] - oldest + 1 >= known["kept"]:
+    if not same and (known["cursor"] - oldest + 1 >= known["kept"] or deposits.below(chain, oldest, known["kept"])):
         stop(chain, f"a reorg of more than the {known['kept']} blocks that we keep")
-    number = same.number if same else oldest - 1  # we have never read below the oldest
+    number = same.number if same else oldest - 1  # nothing that we have read below the oldest matters
     reason = f"blocks {number + 1} to {known['cursor']} were replaced"
     with db.transaction():
         if not chains.rewind(chain, known["version"], number + 1):
@@ -123,7 +123,7 @@ def read(node: Node, known: dict[str, Any], numbers: range) -> tuple[dict[str, i
             raise Unavailable(f"{name}: it has no block {missing}")
     ours = node.fetch_outcomes(chains.of_ours(chain, list(dict.fromkeys(page.payments))))
     with db.transaction():
-        if not chains.move(chain, known["version"], page.blocks, addresses):
+        if not chains.move(chain, known["version"], page.blocks, addresses if node.by_address else None):
             raise Unavailable(f"{name}: its chain has moved while we read it")
         strays = deposits.elsewhere(chain, page.blocks)
         taken = crediting.take_back(strays, "its block is not in the chain") if strays else {}

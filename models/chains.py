@@ -174,8 +174,10 @@ def of_ours(chain: str, payments: Sequence[Payment]) -> list[Payment]:
     return [payments[number - 1] for (number,) in found]
 
 
-def move(chain: str, version: int, blocks: Sequence[Block], addresses: Iterable[str]) -> bool:
+def move(chain: str, version: int, blocks: Sequence[Block], addresses: Iterable[str] | None) -> bool:
     """Remember blocks that were read, in the open transaction: the last of them is the chain's cursor.
+
+    `addresses`: which were read up to there, on a chain that is read by address; new ones count from the first block.
 
     False, and nothing is written, if somebody else has moved the cursor since, or if these blocks are not those that
     we keep under their numbers, or do not follow the one before them: the chain has moved while it was read.
@@ -204,10 +206,12 @@ def move(chain: str, version: int, blocks: Sequence[Block], addresses: Iterable[
            where c.name = %s and b.chain = c.name and (b.number <= c.cursor - c.kept or b.number > c.cursor)""",
         chain,
     )
-    db.rows(
-        "update chain_address set scanned_to = %s where chain = %s and address = any(%s)",
-        *(blocks[-1].number, chain, list(addresses)),
-    )
+    if addresses is not None:
+        db.rows(
+            """update chain_address set scanned_to = case when address = any(%s) then %s else %s end
+               where chain = %s and (address = any(%s) or scanned_to is null)""",
+            *(list(addresses), blocks[-1].number, blocks[0].number, chain, list(addresses)),
+        )
     return True
 
 
@@ -288,12 +292,12 @@ def freshness(chain: str, now: datetime) -> list[dict[str, Any]]:
     )
 
 
-def taken(chain: str, *, verified: bool) -> list[tuple[str, str, int, int]]:
-    """Contract, asset, decimals and the asset's own scale of what is taken on a chain, verified or not yet."""
+def unverified(chain: str) -> list[tuple[str, str, int, int]]:
+    """Contract, asset, decimals and the asset's own scale of what is taken on a chain and was not verified today."""
     return db.rows(
         """select a.contract, a.asset, a.decimals, s.scale from chain_asset a join asset s on s.code = a.asset
-           where a.chain = %s and (a.verified_at is not null) = %s order by 1""",
-        *(chain, verified),
+           where a.chain = %s and coalesce(a.verified_at < now() - interval '1 day', true) order by 1""",
+        chain,
     )
 
 

@@ -70,10 +70,13 @@ def credit() -> Iterator[Credited]:
 
 
 def hold() -> int:
-    """Before credit: let pass what was cleared, and hold what compliance wants to see; how many are held now."""
+    """Before credit: let go what was cleared, and hold what compliance wants to see; how many are held now.
+
+    What was held for a while is compared with its chain once more: it is confirming again.
+    """
     db.rows(
-        "update deposit set state = 'confirmed', reason = null, changed_at = now() "
-        "where state = 'held' and cleared_at is not null"
+        """update deposit set state = 'confirming', reason = null, changed_at = now()
+           where state = 'held' and cleared_at is not null"""
     )
     ((held,),) = db.rows(
         f"""with held as (

@@ -192,6 +192,17 @@ def above(chain: str, number: int) -> list[int]:
     return [deposit_id for (deposit_id,) in found]
 
 
+def below(chain: str, number: int, blocks: int) -> bool:
+    """Whether a deposit stands in so many blocks below a number."""
+    return bool(
+        db.rows(
+            """select 1 from deposit where chain = %s and number >= %s and number < %s
+               and state not in ('orphaned', 'failed') limit 1""",
+            *(chain, number - blocks, number),
+        )
+    )
+
+
 def elsewhere(chain: str, blocks: Sequence[Block]) -> list[int]:
     """Ids of the deposits whose block has the number of one of these and another hash."""
     found = db.rows(

@@ -42,6 +42,11 @@ def test_given_secrets_are_hidden_in_each_encoding():
     assert redact("a k/e+y= b k%2Fe%2By%3D c", ["k/e+y="]) == "a *** b *** c"
 
 
+def test_the_key_in_the_path_of_a_secret_url_is_hidden(settings):
+    settings(ethereum_rpc_url="https://mainnet.example.com/v3/0123456789abcdef")
+    assert redact("ethereum: POST /v3/0123456789abcdef: 500") == "ethereum: POST ***: 500"
+
+
 def test_an_excerpt_is_one_short_printable_line():
     assert excerpt(b"a\n b\x00\xff\x1b[31m" + b"x" * 1000, 12).isprintable()
     assert len(excerpt(b"x" * 1000, 12)) == 12

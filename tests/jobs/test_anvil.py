@@ -89,7 +89,7 @@ def settled(node, tokens):
     db.rows("update chain_asset set confirmations = 12"), db.rows("delete from credit_pause")
     db.rows("update deposit set cleared_at = now()")
     node.mine(12)
-    look()
+    look(), look()
     for state, asset, scale in zip(STATES, ("SLOW", "SLOW", "USDC", "ETH", "ETH"), (6, 6, 6, 18, 18), strict=True):
         ((has,),) = db.rows(
             """select coalesce(sum(balance), 0) from account a join app_user u on u.id = a.user_id

@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 
 import db
+import jobs.chains
 from domain.failures import Rejected, Unavailable
 from jobs.chains import check_confirmations
 from jobs.deposits import verify_balances
@@ -122,6 +123,19 @@ def test_the_second_coinbase_of_one_id_is_an_incident_and_one_credit(on, own_nod
     world.chain.pay(world.addresses[world.ann], 50 * 10**8, tx=tx)
     world.grow(8)
     assert (world.states, world.available(), world.incidents) == (["credited"], 50, ["same_id"])
+
+
+@pytest.mark.parametrize("name", ["bitcoin", "solana"])
+def test_an_address_that_has_to_wait_for_its_turn_misses_nothing(on, monkeypatch, name):
+    world = on(name)
+    monkeypatch.setattr(jobs.chains, "ADDRESSES", 1)
+    for user, number in ((world.ann, 7), (world.bob, 8)):
+        db.rows("insert into chain_address values (%s, %s, %s)", name, world.chain.address(number), user)
+    world.chain.pay(world.chain.address(7), world.unit), world.chain.pay(world.chain.address(8), world.unit)
+    for _ in range(8):
+        world.grow(20)
+        db.redis().flushall()  # the node's budget of a minute
+    assert (world.available(), world.available(world.bob)) == (1, 1)
 
 
 def test_more_payments_to_one_address_than_a_page_has_are_all_found(on):

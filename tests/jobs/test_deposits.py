@@ -34,7 +34,9 @@ def test_a_held_users_deposits_wait_and_a_release_lets_them_pass_with_its_reason
     ((number,),) = db.rows("select id from deposit")
     done = nightdesk("deposits", "release", str(number), "--why", "papers came", "--who", "kim")
     assert done.returncode == 0, done.stderr
-    assert credit_deposits(due_at=now())["credited"] == 1
+    assert credit_deposits(due_at=now())["credited"] == 0
+    assert world.states == ["confirming"]  # compared with its chain once more
+    assert world.look()["credited"] == 1
     assert db.rows("select who, new ->> 'why' from audit") == [("kim", "papers came")]
 
 

@@ -37,7 +37,7 @@ def test_a_deposit_that_is_mined_again_begins_anew_in_its_new_block_and_is_credi
     assert confirmations == 1
     db.rows("update deposit set cleared_at = now()")
     db.rows("update chain_asset set confirmations = 12")
-    world.grow(12)
+    world.grow(12), world.look()
     assert (world.states, world.available(), ledger.problems()) == (["credited"], 1, [])
 
 
