@@ -182,8 +182,8 @@ def judge(series: Series, wrong: dict[date, str], *, later: bool) -> Score:
 
 def neighbours_of(closes: dict[date, Decimal], day: date, series: Series, later: bool) -> Neighbours:
     """`neighbours`, on the days around alone: a series of twenty years is not sorted for each of its days."""
-    around = (date.fromordinal(day.toordinal() + n) for n in range(-REACH, (REACH if later else 0) + 1))
-    near = neighbours({d: closes[d] for d in around if d in closes}, day, series.splits)
+    around = [date.fromordinal(day.toordinal() + n) for n in range(-REACH, (REACH if later else 0) + 1)]
+    near = neighbours(closes, [d for d in around if d in closes], day, series.splits)
     applied = [split.ratio for split in series.near if abs(split.date - day) <= SPLIT_NEAR]
     return replace(near, ratios=[*near.ratios, *applied])
 

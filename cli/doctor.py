@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import click
 
@@ -16,6 +17,7 @@ from cli.output import json_option, show
 from config import ROOT, settings
 from engine import history, state, steps
 from models import targets
+from models import sessions
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ def schedule() -> Iterator[Finding]:
     behind = state.behind(redis)
     words = "no entry is declared: run `nightdesk migrate`" if behind is None else f"it stands still for {behind:.0f} s"
     yield wrong_unless("schedule", behind is not None and behind <= history.STOPPED_AFTER, "it moves", words)
+    with db.database.connection_context():
+        missing = sessions.missing(datetime.now(UTC).date())
+    yield warn_unless("sessions", not missing, "every market's are known for a month and more", "; ".join(missing[:2]))
     stock = ", ".join(stock_schedulers())
     words = f"{stock} runs beside ours and would enqueue everything a second time: stop it"
     yield wrong_unless("stock rqscheduler", not stock, "none beside ours", words)

@@ -65,10 +65,13 @@ def _stock(row: dict[str, Any], now: datetime) -> dict[str, Any]:
 @stocks.command()
 @click.argument("symbols", nargs=-1, required=True)
 @user_option
-def watch(symbols: tuple[str, ...], user: str | None) -> None:
+@click.option("--first", is_flag=True, help="Only while nobody watches anything.")
+def watch(symbols: tuple[str, ...], user: str | None, first: bool) -> None:
     """Put symbols on a user's watchlist, as the served app does: `nightdesk stocks watch AAPL PTT.BK`."""
     names = [_symbol(symbol) for symbol in symbols]
     with db.database.connection_context(), db.transaction():
+        if first and store.is_watched():
+            return
         store.watch(user_with(user or config.settings.operator_email), names)
     click.echo(f"{', '.join(names)}: watched; prices come while the market is open, or with `nightdesk run`")
 

@@ -21,6 +21,7 @@ from cli.supervisor import Program, Supervisor, meaning, procfile
 from config import ROOT, STATE, dotenv
 
 DEMO_SECONDS = 20  # for the demo world to answer
+DEMO_STOCKS = ("AAPL", "MSFT", "NVDA", "VOD.L", "0700.HK", "7203.T", "PTT.BK")  # somewhere a market is open
 
 
 @click.command()
@@ -94,6 +95,7 @@ class Desk:
             await self.desk.run(Program("operator", "./nightdesk operators add operator --first --who up"))
         if self.world.programs:  # messages to the demo world's own mailboxes and chats
             await self.desk.run(Program("delivery", "./nightdesk notifications mode live --first --who up"))
+            await self.desk.run(Program("stocks", f"./nightdesk stocks watch {' '.join(DEMO_STOCKS)} --first"))
         self.desk.add([Program(name, line) for name, line in self._programs()])
         self._say_what_next()
         return True

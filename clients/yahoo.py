@@ -70,7 +70,9 @@ def parse_chart(body: bytes | str, symbol: str) -> Any:
     error = fields.field("yahoo", answer, "chart", "error") if _has_error(answer) else None
     if error:
         unlisted = isinstance(error, dict) and error.get("code") == "Not Found"
-        raise (Unlisted if unlisted else Rejected)(f"yahoo: {symbol}: {error!r:.120}")
+        if unlisted:
+            raise Unlisted(f"yahoo: {symbol} is not listed there")
+        raise Rejected(f"yahoo: {symbol}: {error!r:.120}")
     chart = fields.field("yahoo", answer, "chart", "result", 0)
     said = fields.field("yahoo", chart, "meta", "symbol")
     if said != symbol:

@@ -51,8 +51,7 @@ def _chart(symbol: str, params: dict[str, str], min_age: float) -> bytes:
     except http.Refused as refused:
         if refused.status != 404:
             raise
-        unlisted = Unlisted(str(refused))
-    raise unlisted
+    raise Unlisted(f"yahoo: {symbol} is not listed there (404)")
 
 
 def parse_quote(body: bytes | str, symbol: str) -> Quote:

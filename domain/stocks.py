@@ -178,13 +178,14 @@ def affordable(left: int, asked_at: datetime | None, now: datetime, open_left: t
     """How many of the `left` credits of a day may be spent now, so that they last evenly until the last close.
 
     With 20 credits and 200 minutes left one falls due every ten minutes, counted from the last call; the first at
-    once. A break is not made up for at once: what it left is dealt out anew.
+    once. A break is not made up for at once: what it left is dealt out anew. With 800 four fall due in each run.
     """
-    if left <= 0 or open_left <= timedelta():
+    if left <= 0 or open_left <= HELD_EVERY:
         return max(0, left)
     step = open_left / left
-    latest = now - max(step, HELD_EVERY)
-    return min(left, (now - max(asked_at or latest, latest)) // step)
+    if step <= HELD_EVERY:
+        return min(left, HELD_EVERY // step)
+    return int(asked_at is None or now - asked_at >= step)
 
 
 def ask_again_at(now: datetime, refused: int) -> datetime:
@@ -219,16 +220,17 @@ def ratio_between(splits: Iterable[Split], earlier: date, later: date) -> Decima
     return ratio
 
 
-def neighbours(closes: Mapping[date, Decimal], day: date, splits: Sequence[Split], count: int = 4) -> Neighbours:
-    """The closes of up to `count` days before and after `day`, in that day's shares.
+def neighbours(
+    closes: Mapping[date, Decimal], days: Sequence[date], day: date, splits: Sequence[Split], count: int = 4
+) -> Neighbours:
+    """The closes of up to `count` of their `days` (sorted) before and after `day`, in that day's shares.
 
     After a split by four on 31 August the 400 of the 28th are 100.
     """
-    days = sorted(closes)
-    before, after = days[: bisect_left(days, day)][-count:], days[bisect_right(days, day) :][:count]
+    left, right = bisect_left(days, day), bisect_right(days, day)
     return Neighbours(
-        [EXACT.divide(closes[d], ratio_between(splits, d, day)) for d in before],
-        [EXACT.multiply(closes[d], ratio_between(splits, day, d)) for d in after],
+        [EXACT.divide(closes[d], ratio_between(splits, d, day)) for d in days[max(0, left - count) : left]],
+        [EXACT.multiply(closes[d], ratio_between(splits, day, d)) for d in days[right : right + count]],
         [split.ratio for split in splits if abs(split.date - day) <= SPLIT_NEAR],
     )
 
@@ -247,10 +249,11 @@ def believable(
     The neighbours are `known` closes, and the other bars that are possible by themselves.
     """
     closes = {**{bar.date: bar.close for bar in bars if not impossible(bar.prices)}, **known}
+    days = sorted(closes)
     kept: list[Bar] = []
     doubted: list[tuple[Bar, str, Neighbours]] = []
     for bar in bars:
-        near = neighbours(closes, bar.date, splits)
+        near = neighbours(closes, days, bar.date, splits)
         reason = bar_doubt(bar, near)
         if reason:
             doubted.append((bar, reason, near))

@@ -101,12 +101,11 @@ def put_aside(doubted: Iterable[tuple[Bar, str, Neighbours]], received_at: datet
 def find_gaps(due_at: datetime) -> dict[str, int]:
     """Find daily bars that are missing, cannot be, or are others at the source by now; fetch them again; report."""
     sessions.remember()
-    followed = stocks.followed()
-    found = sum(look(symbol, due_at) for symbol in batches(followed))
-    days = gaps.open_days(followed, TRIES)
-    checked = dict.fromkeys(stocks.due("checked", due_at)[:CHECKED_A_NIGHT], due_at.date() - A_YEAR)
+    found = sum(look(symbol, due_at) for symbol in batches(stocks.due("looked", due_at)))
+    days = gaps.open_days(stocks.due("checked", due_at), TRIES)
+    year = dict.fromkeys(stocks.unchecked(due_at, CHECKED_A_NIGHT), due_at.date() - A_YEAR)
     healed = asked = 0
-    for symbol, first in batches({**days, **checked}.items()):
+    for symbol, first in batches({**days, **year}.items()):
         if affords(clients.stocks.SOURCES["bars"], "bars", due_at) == 0:
             break
         stocks.asked("checked", [symbol], due_at)
@@ -119,6 +118,7 @@ def find_gaps(due_at: datetime) -> dict[str, int]:
 
 def look(symbol: str, now: datetime) -> int:
     """Put on record which days of a symbol's year lack a bar, and whose bar cannot be; how many are news."""
+    stocks.asked("looked", [symbol], now)
     known = calendar(market_of(symbol))
     last = known.closed(now - timedelta(hours=2)).date
     with db.transaction():

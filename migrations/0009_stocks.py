@@ -27,7 +27,7 @@ def up(migrator, db):
           refused int not null default 0 check (refused >= 0),  -- times in a row that no source knew it
           ask_at timestamptz not null default '-infinity',  -- not asked for before
           asked_at timestamptz, bars_at timestamptz, fundamentals_at timestamptz, dividends_at timestamptz,
-          splits_at timestamptz, checked_at timestamptz,  -- when each was last asked for
+          splits_at timestamptz, looked_at timestamptz, checked_at timestamptz,  -- when each was last asked for
           known_at timestamptz, error text,
           check ((state = 'unknown') = (refused > 0)),
           check (state <> 'listed' or known_at is not null)

@@ -64,7 +64,8 @@ class Stock(db.BaseModel):
     fundamentals_at = InstantField(null=True)
     dividends_at = InstantField(null=True)
     splits_at = InstantField(null=True)
-    checked_at = InstantField(null=True)
+    looked_at = InstantField(null=True)  # at its bars for gaps
+    checked_at = InstantField(null=True)  # its year of bars against the source's
     known_at = InstantField(null=True)  # when a source last had it
     error = TextField(null=True)
 
@@ -103,6 +104,11 @@ def watch(user_id: int, symbols: Collection[str]) -> None:
         user_id,
         db.array(sorted(set(symbols))),
     )
+
+
+def is_watched() -> bool:
+    """Whether anybody ever watched anything."""
+    return bool(db.rows("select 1 from watchlist_item limit 1"))
 
 
 def hold(user_id: int, symbol: str, quantity: Decimal) -> None:
@@ -159,9 +165,16 @@ def wanted(market: str, now: datetime) -> list[Wanted]:
     return [Wanted(row["symbol"], row["want"], row["held"], row["asked_at"]) for row in rows]
 
 
-def followed() -> list[str]:
-    """Every stock, most wanted first."""
-    return [symbol for (symbol,) in db.rows(f"select symbol from ({_WANT}) w order by want desc, symbol")]
+def unchecked(due_at: datetime, a_night: int) -> list[str]:
+    """Of those whose bars were not compared since `due_at` the ones that have waited longest, up to so many a night."""
+    rows = db.rows(
+        f"""select w.symbol from ({_WANT}) w join stock s using (symbol)
+            where s.ask_at <= now() and coalesce(s.checked_at < %s, true)
+            order by s.checked_at nulls first, w.want desc, w.symbol
+            limit greatest(0, %s - (select count(*) from stock where checked_at >= %s))""",
+        *(due_at, a_night, due_at),
+    )
+    return [symbol for (symbol,) in rows]
 
 
 def markets() -> dict[str, int]:
@@ -170,7 +183,7 @@ def markets() -> dict[str, int]:
 
 
 def due(what: str, before: datetime, market: str | None = None) -> list[str]:
-    """Stocks whose `what` (bars, fundamentals, dividends, splits) was last asked for before that, most wanted first."""
+    """Stocks whose `what` (bars, splits, looked …: a column) was last asked for before that, most wanted first."""
     rows = db.rows(
         f"""select symbol from ({_WANT} and s.ask_at <= now() and coalesce(s.{what}_at < %s, true)
               and (%s::text is null or s.market = %s)) w order by want desc, symbol""",
