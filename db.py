@@ -61,6 +61,8 @@ class BaseModel(Model):
     app_may: ClassVar[str] = ""  # what the served app may do, as SQL privileges: the contract is made from it
     app_calls: ClassVar[dict[str, str]] = {}  # functions that it may call, and what for
 
+    app_views: ClassVar[tuple[str, ...]] = ()  # views over it that the app may read
+
     class Meta:
         database = database
         legacy_table_names = False

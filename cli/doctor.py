@@ -16,8 +16,7 @@ import db
 from cli.output import json_option, show
 from config import ROOT, settings
 from engine import history, state, steps
-from models import targets
-from models import sessions
+from models import sessions, targets
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ def grant() -> None:
         for model in models():
             if model.app_may:
                 db.rows(f"grant {model.app_may} on {model._meta.table_name} to nightdesk_app")
+            for view in model.app_views:
+                db.rows(f"grant select on {view} to nightdesk_app")
             for function in model.app_calls:
                 db.rows(f"grant execute on function {function} to nightdesk_app")
 

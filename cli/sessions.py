@@ -105,7 +105,10 @@ def close(market: str, day: date, why: str | None, who: str) -> None:
 
 def _correct(market: str, day: date, hours: Session | None, why: str | None, who: str) -> None:
     with db.database.connection_context(), db.transaction():
-        old, new = store.correct(market, day, hours, why)
+        try:
+            old, new = store.correct(market, day, hours, why)
+        except LookupError as unknown:
+            raise click.ClickException(str(unknown)) from None
         runs.audit(who, "sessions set" if hours else "sessions close", f"{market} {day}", old, new)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from clients import gate
 from clients.providers import Provider
+from domain.sessions import calendar
 from domain.stocks import CREDITS, affordable, in_one_run, share_of_day
 from models import stocks
 
@@ -15,7 +16,7 @@ class Allotment:
     """How many stocks of a market each source may be asked for in the run that is due at `now`: `allotment(YAHOO)`."""
 
     def __init__(self, market: str, now: datetime) -> None:
-        self.now = now
+        self.now, self.is_open = now, calendar(market).is_open(now)
         self.share, self.open_left = share_of_day(market, stocks.markets(), now)
 
     def __call__(self, provider: Provider) -> int:
@@ -23,6 +24,8 @@ class Allotment:
         most = in_one_run(provider.windows)
         if left is None:
             return most
+        if not self.is_open:  # somebody wants this run
+            return min(most, left)
         mine = int(left * self.share)
         return min(most, affordable(mine, gate.asked_at(provider), self.now, self.open_left))
 

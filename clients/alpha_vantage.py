@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any
 
 import config
@@ -42,7 +41,7 @@ def fetch_quotes(symbols: Sequence[str]) -> tuple[list[Price], dict[str, Excepti
     failures: dict[str, Exception] = {}
     for symbol in symbols:
         try:
-            quotes.append(parse_quote(_json("GLOBAL_QUOTE", symbol), symbol))
+            quotes.append(parse_quote(_json("GLOBAL_QUOTE", symbol), symbol, datetime.now(UTC)))
         except (Unavailable, Rejected) as failure:
             failures[symbol] = failure
     return quotes, failures
@@ -98,7 +97,7 @@ def refuse(answer: Any, function: str) -> None:
         raise Unlisted(f"alpha-vantage: {function}: {str(wrong)[:160]}")
 
 
-def parse_quote(answer: Any, symbol: str) -> Quote:
+def parse_quote(answer: Any, symbol: str, now: datetime) -> Quote:
     """`{"Global Quote": {"01. symbol": "IBM", "05. price": "112.13", "07. latest trading day": "2018-10-05", …}}`.
 
     It says the day of its price alone: that was so at the close of that session, or, while it lasts, since its open.
@@ -106,8 +105,9 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
     row = fields.field("alpha-vantage", answer, "Global Quote")
     if not row:
         raise Unlisted(f"alpha-vantage: {symbol}: no data")
-    names = ("02. open", "03. high", "04. low", "05. price", "06. volume", "08. previous close")
-    number = {name[4:]: fields.optional_number("alpha-vantage", fields.member(row, name), name) for name in names}
+    names = ("02. open", "03. high", "04. low", "05. price", "08. previous close")
+    number = {name[4:]: fields.said_price("alpha-vantage", fields.member(row, name), name) for name in names}
+    volume = fields.optional_count("alpha-vantage", fields.member(row, "06. volume"), "06. volume")
     last = number["price"]
     if last is None:
         raise Rejected(f"alpha-vantage: {symbol}: no price in the answer")
@@ -115,14 +115,10 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
         "alpha-vantage", fields.field("alpha-vantage", row, "07. latest trading day"), "latest trading day"
     )
     return Quote(
-        symbol, last, _when(day, symbol, datetime.now(UTC)), "alpha-vantage",
+        symbol, last, _when(day, symbol, now), "alpha-vantage",
         open=number["open"] or None, high=number["high"] or None, low=number["low"] or None,
-        previous_close=number["previous close"] or None, volume=_count(number["volume"]),
+        previous_close=number["previous close"] or None, volume=volume,
     )  # fmt: skip
-
-
-def _count(number: Decimal | None) -> int | None:
-    return None if number is None else int(number)
 
 
 def _when(day: date, symbol: str, now: datetime) -> datetime:
@@ -180,9 +176,10 @@ def parse_dividends(answer: Any, symbol: str) -> list[Dividend]:
 
 def _dividend(row: Any, symbol: str) -> Dividend | None:
     day = fields.optional_day("alpha-vantage", fields.member(row, "ex_dividend_date"), "ex_dividend_date")
-    amount = fields.optional_number("alpha-vantage", fields.member(row, "amount"), "amount")
-    if day is None or not amount:
+    said = fields.optional_number("alpha-vantage", fields.member(row, "amount"), "amount")
+    if day is None or not said:
         return None  # declared, but the day or the amount is not yet
+    amount = fields.price("alpha-vantage", said, "amount")
     declared, recorded, paid = (
         fields.optional_day("alpha-vantage", fields.member(row, name), name)
         for name in ("declaration_date", "record_date", "payment_date")

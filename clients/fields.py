@@ -94,6 +94,14 @@ def optional_number(provider: str, value: Any, name: str) -> Decimal | None:
     return number
 
 
+def said_price(provider: str, value: Any, name: str) -> Decimal | None:
+    """What a source says that a price is, NaN and negative ones too: the guard keeps those with their reason."""
+    found = _number(value)
+    if found is not None and not found.is_finite():
+        return Decimal("NaN")
+    return optional_number(provider, value, name)
+
+
 def number(provider: str, value: Any, name: str) -> Decimal:
     """Any number; whether it can be a price is for others to judge."""
     found = optional_number(provider, value, name)

@@ -64,7 +64,7 @@ def _get(path: str, params: dict[str, str]) -> Any:
 def parse_quote(answer: Any, symbol: str) -> Quote:
     """`{"c": 261.74, "d": 2.29, "dp": 0.88, "h": 263.31, "l": 260.68, "o": 261.07, "pc": 259.45, "t": 1582641000}`."""
     numbers = {
-        name: fields.optional_number("finnhub", fields.field("finnhub", answer, name), name)
+        name: fields.said_price("finnhub", fields.field("finnhub", answer, name), name)
         for name in ("c", "h", "l", "o", "pc")
     }
     last = numbers["c"]

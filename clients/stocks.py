@@ -28,7 +28,12 @@ from domain.failures import Rejected, Unavailable, Unlisted
 from domain.stocks import Fundamentals, History, Quote, Report, market_of
 
 T = TypeVar("T")
-SOURCES = {"bars": (YAHOO, TWELVE_DATA, ALPHA_VANTAGE), "splits": (YAHOO,), "dividends": (YAHOO, ALPHA_VANTAGE)}
+SOURCES = {
+    "bars": (YAHOO, TWELVE_DATA, ALPHA_VANTAGE),
+    "splits": (YAHOO,),
+    "dividends": (YAHOO, ALPHA_VANTAGE),
+    "earnings": (FINNHUB, ALPHA_VANTAGE),
+}
 EARNINGS_AHEAD = timedelta(days=90)
 
 
@@ -96,4 +101,4 @@ def vouched(quote: Quote, afford: Callable[[Provider], int]) -> bool:
     others, _ = prices.fetch(
         [{"symbol": quote.symbol, "kind": "stock"}], afford=lambda p: 0 if p.name == quote.source else afford(p)
     )
-    return any(agree(quote.price, other.price) for other in others if other.price > 0)
+    return any(agree(quote.price, other.price) for other in others if other.price.is_finite() and other.price > 0)

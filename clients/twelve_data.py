@@ -103,7 +103,7 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
     if said != theirs(symbol):
         raise Rejected(f"twelve-data: symbol is {said!r:.30}, not {theirs(symbol)}")
     number = {
-        name: fields.optional_number("twelve-data", fields.member(answer, name), name)
+        name: fields.said_price("twelve-data", fields.member(answer, name), name)
         for name in ("open", "high", "low", "close", "previous_close")
     }
     volume = fields.optional_count("twelve-data", fields.member(answer, "volume"), "volume")

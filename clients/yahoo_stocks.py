@@ -61,7 +61,7 @@ def parse_quote(body: bytes | str, symbol: str) -> Quote:
     by = Decimal(hundredths(meta))
 
     def price(name: str, value: Any) -> Decimal | None:
-        found = fields.optional_number("yahoo", value, name)
+        found = fields.said_price("yahoo", value, name)
         return None if found is None else DIGITS.divide(found, by)
 
     last = price("regularMarketPrice", fields.field("yahoo", meta, "regularMarketPrice"))
@@ -137,7 +137,7 @@ def _dividend(symbol: str, event: Any, zone: ZoneInfo, by: Decimal, splits: Sequ
 
 def _bar(symbol: str, day: date, row: Sequence[Any], by: Decimal, ratio: Decimal) -> Bar:
     """A bar in the prices and shares of its day; numbers that cannot be are left to the guard, which keeps them."""
-    numbers = [fields.optional_number("yahoo", value, f"the bar of {day}") or Decimal(0) for value in row[:4]]
+    numbers = [fields.said_price("yahoo", value, f"the bar of {day}") or Decimal(0) for value in row[:4]]
     volume = fields.optional_count("yahoo", row[4], "volume")
     first, high, low, last = (DIGITS.divide(number * ratio, by) for number in numbers)
     return Bar(symbol, day, first, high, low, last, volume and int(volume / ratio), "yahoo")

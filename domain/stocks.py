@@ -43,7 +43,12 @@ class Quote(Price):
     @property
     def prices(self) -> dict[str, Decimal | None]:
         """Those that must lie within the day's low and high."""
-        return {"price": self.price, **{name: getattr(self, name) for name in ("open", "high", "low", "bid", "ask")}}
+        return {"price": self.price, "open": self.open, "high": self.high, "low": self.low}
+
+    def impossible(self) -> str | None:
+        """Why no market can have said all this at once, or None."""
+        others = {"previous close": self.previous_close, "bid": self.bid, "ask": self.ask}
+        return impossible(self.prices) or impossible(others)
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def quote_doubt(quote: Quote, near: Neighbours) -> str | None:
     """Why a quote is not to be believed, or None. Without neighbours the close of the day before is the only one."""
     if not near.prices and quote.previous_close:
         near = Neighbours([quote.previous_close])
-    return impossible(quote.prices) or out_of_level({"price": quote.price}, near)
+    return quote.impossible() or out_of_level({"price": quote.price}, near)
 
 
 def bar_doubt(bar: Bar, near: Neighbours) -> str | None:

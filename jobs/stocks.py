@@ -15,7 +15,7 @@ from clients.allotment import Allotment, affords, calls_of_day
 from clients.alpha_vantage import ALPHA_VANTAGE
 from clients.prices import NotItsTurn
 from clients.providers import Provider
-from domain.bad_ticks import Neighbours, impossible
+from domain.bad_ticks import Neighbours
 from domain.failures import Rejected, Unavailable
 from domain.prices import CACHE_KEY, Price, doubt, snapshot
 from domain.stocks import Quote, quote_doubt, turns
@@ -51,15 +51,15 @@ def judge(
     found: Iterable[Price], received_at: datetime, afford: Callable[[Provider], int]
 ) -> tuple[list[Quote], list[tuple[Quote, str, Neighbours]]]:
     """Split quotes into those to believe and those to doubt; another source may vouch for a jump."""
-    quotes = [quote for quote in found if isinstance(quote, Quote)]
-    near = bars.around(quotes)
+    quotes = {quote: quote.impossible() or doubt(quote, received_at) for quote in found if isinstance(quote, Quote)}
+    near = bars.around([quote for quote, hopeless in quotes.items() if not hopeless])
     seen: list[Quote] = []
     doubted: list[tuple[Quote, str, Neighbours]] = []
-    for quote in quotes:
-        hopeless = impossible(quote.prices) or doubt(quote, received_at)
-        reason = hopeless or quote_doubt(quote, near[quote.symbol])
+    for quote, hopeless in quotes.items():
+        around = near.get(quote.symbol, Neighbours())
+        reason = hopeless or quote_doubt(quote, around)
         if reason and (hopeless or not clients.stocks.vouched(quote, afford)):
-            doubted.append((quote, reason, near[quote.symbol]))
+            doubted.append((quote, reason, around))
         else:
             seen.append(quote)
     return seen, doubted
@@ -102,6 +102,8 @@ def sync_fundamentals(due_at: datetime) -> dict[str, int]:
 @job(LOW, timeout=120)
 def sync_earnings_calendar(due_at: datetime) -> dict[str, int]:
     """Fetch the days of the coming three months on which companies that we follow report: one call for all."""
+    if affords(clients.stocks.SOURCES["earnings"], "earnings", due_at) == 0:
+        return {"reports": 0, "changed": 0}  # no source is on, or its day's credits are for others
     reports = clients.stocks.fetch_earnings(due_at.date())
     changed = companies.keep_reports(reports, due_at.date(), datetime.now(UTC))
     return {"reports": len(reports), "changed": changed}

@@ -72,7 +72,7 @@ def value(thing: Quote | Bar) -> dict[str, Any]:
     """Its prices and its volume as text, so that no digit and no NaN is lost."""
     numbers = {**thing.prices, "volume": thing.volume}
     if isinstance(thing, Quote):
-        numbers["previous_close"] = thing.previous_close
+        numbers |= {"previous_close": thing.previous_close, "bid": thing.bid, "ask": thing.ask}
     return {name: str(number) for name, number in numbers.items() if number is not None}
 
 

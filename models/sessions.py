@@ -95,7 +95,16 @@ select (select jsonb_agg(jsonb_build_array(market, date) order by market, date) 
 def correct(
     market: str, day: date, hours: Session | None, note: str | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """An operator's word on one day, in the open transaction: its hours, or None for closed. Old and new row."""
+    """An operator's word on one day, in the open transaction: its hours, or None for closed. Old and new row.
+
+    Raises LookupError for a day beyond those that are known: the days up to it would all seem to be holidays.
+    """
+    known = db.rows(
+        "select min(date), max(date) from market_session where market = %s and source <> 'operator'", market
+    )
+    first, last = known[0]
+    if first is None or not first <= day <= last:
+        raise LookupError(f"the sessions of {market} are known from {first} to {last}: {day} is not among them")
     old = db.maps("select * from market_session where market = %s and date = %s for update", market, day)
     (new,) = db.maps(
         """insert into market_session (market, date, opens_at, closes_at, break_from, break_to, half_day, source, note)
@@ -159,12 +168,15 @@ def calendars() -> list[Calendar]:
 
 
 def missing(today: date) -> list[str]:
-    """Markets of which the table knows less than a month ahead, in words."""
+    """Markets of which the table knows less than a month ahead, in words; those of one day together."""
+    lacking: dict[date | None, list[str]] = {}
+    for row in reach():
+        if row["last"] is None or row["last"] < today + ENOUGH:
+            lacking.setdefault(row["last"], []).append(row["name"])
     return [
-        f"the sessions of {row['name']} are {'known until ' + str(row['last']) if row['last'] else 'not known'}: "
-        "its regular week is assumed, without holidays; run `nightdesk run sync_sessions`"
-        for row in reach()
-        if row["last"] is None or row["last"] < today + ENOUGH
+        f"the sessions of {', '.join(markets)} are {f'known until {last}' if last else 'not known'}: "
+        "their regular week is assumed, without holidays; run `nightdesk run sync_sessions`"
+        for last, markets in lacking.items()
     ]
 
 

@@ -193,6 +193,14 @@ def test_keys_are_in_no_message(keys, database):
 # --- parsers
 
 
+def test_a_price_that_is_no_number_reaches_the_guard_and_a_word_does_not():
+    assert fields.said_price("x", "NaN", "n").is_nan()
+    assert fields.said_price("x", "sNaN", "n").is_nan()
+    assert fields.said_price("x", "-3", "n") == -3
+    with pytest.raises(Rejected):
+        fields.said_price("x", "three", "n")
+
+
 def test_none_dash_and_n_d_are_no_numbers_and_no_zeros():
     for nothing in (None, "None", "-", "", "N/D", "–"):
         assert fields.optional_number("x", nothing, "n") is None
@@ -220,7 +228,7 @@ def test_alpha_vantages_recorded_quote_is_of_the_close_of_its_day():
     path = DATA / "alpha_vantage/global_quote.json"
     if not path.is_file():
         pytest.skip("no recorded answers here")
-    quote = alpha_vantage.parse_quote(json.loads(path.read_text()), "MSFT")
+    quote = alpha_vantage.parse_quote(json.loads(path.read_text()), "MSFT", NOW)
     assert (quote.price, quote.previous_close) == (Decimal("112.1300"), Decimal("112.7900"))
     assert quote.happened_at == datetime(2018, 10, 5, 20, tzinfo=UTC)
 
@@ -251,7 +259,7 @@ def test_no_parser_raises_anything_but_ours(answer):
         lambda: finnhub.parse_earnings(answer),
         lambda: twelve_data.parse_quote(answer, "AAPL"),
         lambda: twelve_data.parse_history(answer, "AAPL"),
-        lambda: alpha_vantage.parse_quote(answer, "AAPL"),
+        lambda: alpha_vantage.parse_quote(answer, "AAPL", NOW),
         lambda: alpha_vantage.parse_history(answer, "AAPL", date(2026, 1, 1)),
         lambda: alpha_vantage.parse_fundamentals(answer, "AAPL"),
         lambda: alpha_vantage.parse_dividends(answer, "AAPL"),

@@ -18,6 +18,7 @@ import clients.stocks
 import config
 import db
 from cli.main import nightdesk as command
+from cli.migrate import grant
 from domain.failures import Rejected, Unavailable, Unlisted
 from domain.sessions import Calendar, calendar, regular_sessions, set_calendars
 from domain.stocks import Bar, Dividend, History, Split
@@ -142,6 +143,10 @@ def test_a_split_is_kept_apart_and_explains_its_jump(source):
     adjusted = db.rows("select date, close, volume, split_factor from adjusted_bar order by date")
     assert [(row[1], row[2]) for row in adjusted] == [(100, 4000)] * 5 + [(100, 1000)] * 5
     assert db.rows("select topic from event") == [("stocks.split",)]
+    grant()
+    with db.transaction():
+        db.rows("set local role nightdesk_app")
+        assert len(db.rows("select close from adjusted_bar")) == 10
 
 
 def test_dividends_are_asked_for_once_a_week(source):

@@ -209,6 +209,17 @@ def test_a_price_of_another_order_is_put_aside_with_its_neighbours_and_is_no_dat
     assert [topic for (topic,) in db.rows("select topic from event order by id")][-1:] == ["stocks.quarantined"]
 
 
+def test_a_day_whose_previous_close_or_bid_cannot_be_costs_only_its_symbol(sources, clock):
+    one = user()
+    watch("AAPL", one), watch("MSFT", one), watch("NVDA", one)
+    sources["yahoo"] |= {
+        "AAPL": say("AAPL", "200", previous_close="-1"),
+        "MSFT": say("MSFT", "400"),
+        "NVDA": say("NVDA", "170", bid="NaN"),
+    }
+    assert run(OPEN, clock) == {"asked": 3, "written": 1, "failed": 0, "doubted": 2}
+
+
 @pytest.mark.parametrize("price", ["0", "-3", "NaN", "Infinity"])
 def test_what_is_no_price_is_put_aside_even_for_a_stock_without_any(sources, clock, price):
     watch("AAPL", user())
@@ -227,6 +238,19 @@ def test_a_price_from_the_future_or_of_a_day_whose_high_is_below_its_low_is_put_
     }
     assert run(OPEN, clock)["doubted"] == 2
     assert ["in the future" in row[1] or "is below low" in row[1] for row in doubted()] == [True, True]
+
+
+def test_one_time_far_ahead_does_not_hide_the_neighbours_of_the_others(sources, clock):
+    one = user()
+    watch("AAPL", one), watch("MSFT", one)
+    sources["yahoo"] |= {"AAPL": say("AAPL", "200"), "MSFT": say("MSFT", "400")}
+    run(OPEN, clock)
+    later = datetime(2026, 11, 27, 15, tzinfo=UTC)
+    sources["yahoo"] |= {
+        "AAPL": say("AAPL", "20000", at=later),
+        "MSFT": say("MSFT", "401", at=later.replace(year=2098)),
+    }
+    assert run(later, clock)["doubted"] == 2
 
 
 def test_the_first_price_of_a_stock_is_judged_by_the_close_of_the_day_before(sources, clock):
@@ -312,13 +336,15 @@ def test_with_25_calls_a_day_and_60_symbols_the_most_wanted_are_served_and_there
         return quotes, failures
 
     monkeypatch.setattr(clients.prices, "FETCH_STOCKS", {"yahoo": None, ALPHA_VANTAGE.name: fetch_quotes})
-    users = [user(f"u{n}") for n in range(60)]
-    for n in range(60):  # S0 is wanted by sixty users, S59 by one
-        for who in users[n:]:
-            watch(f"S{n}", who)
+    db.rows(  # S0 is wanted by sixty users, S59 by one
+        """with u as (insert into app_user (external_id) select 'u' || n from generate_series(0, 59) n returning id)
+           insert into watchlist_item (user_id, symbol)
+           select id, 'S' || n from (select id, row_number() over (order by id) as number from u) u
+                  join generate_series(0, 59) n on n < number"""
+    )
     at = datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
-    for n in range(98):  # every four minutes of the session
-        now[0] = at + timedelta(minutes=4 * n)
+    for n in range(78):  # every five minutes of the session
+        now[0] = at + timedelta(minutes=5 * n)
         if n % 30 == 20:
             redis.flushall()  # a restart that loses all that is not in PostgreSQL
         run(now[0], clock)
@@ -374,6 +400,8 @@ def test_days_of_earnings_that_moved_are_moved_and_those_of_strangers_are_left_o
     day = OPEN.date()
     reports = [Report("AAPL", day + timedelta(days=5), "finnhub", hour="after close"), Report("ZZZ", day, "finnhub")]
     monkeypatch.setattr(clients.stocks, "fetch_earnings", lambda today: reports)
+    assert sync_earnings_calendar(due_at=OPEN) == {"reports": 0, "changed": 0}  # no source is on
+    monkeypatch.setitem(vars(config.settings), "finnhub_key", "a key")
     assert sync_earnings_calendar(due_at=OPEN) == {"reports": 2, "changed": 1}
     assert sync_earnings_calendar(due_at=OPEN)["changed"] == 0
     reports[0] = Report("AAPL", day + timedelta(days=6), "finnhub", hour="after close", estimate=Decimal("1.5"))
