@@ -71,7 +71,7 @@ def parse_chart(body: bytes | str, symbol: str) -> Any:
     if error:
         unlisted = isinstance(error, dict) and error.get("code") == "Not Found"
         if unlisted:
-            raise Unlisted(f"yahoo: {symbol} is not listed there")
+            raise Unlisted(f"yahoo: {symbol}: Not Found, it has no such symbol")
         raise Rejected(f"yahoo: {symbol}: {error!r:.120}")
     chart = fields.field("yahoo", answer, "chart", "result", 0)
     said = fields.field("yahoo", chart, "meta", "symbol")

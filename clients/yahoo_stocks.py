@@ -51,7 +51,7 @@ def _chart(symbol: str, params: dict[str, str], min_age: float) -> bytes:
     except http.Refused as refused:
         if refused.status != 404:
             raise
-    raise Unlisted(f"yahoo: {symbol} is not listed there (404)")
+    raise Unlisted(f"yahoo: {symbol}: 404 Not Found, it has no such symbol")
 
 
 def parse_quote(body: bytes | str, symbol: str) -> Quote:
