@@ -1,0 +1,140 @@
+"""What does it cost to bring a minute of new trades into the candles? 1,000 pairs, nine intervals.
+
+python -m bench.candles [--pairs 1000] [--before 2000000] [--trades 13300] [--rounds 9] [--peer 10]
+
+*build* is `models.buckets.build` from its first statement to its commit: finding the new trades, making the minutes
+that they touched anew, and all that is made of those. *floor* is to read the new trades and to write as many candles
+as changed, with numbers that are there already. *late* is a build of 1,000 trades spread over the time before, and
+*none* one without new trades. The peer is what most projects do: for each pair and interval one aggregate over the
+trades of the present bucket and one upsert, on `--peer` pairs; its time is scaled to all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from statistics import median
+
+import db
+from bench import scratch, tape
+from domain.candles import INTERVALS
+from models import buckets, feeds
+
+TARGET_MS = 150.0
+MINUTE = timedelta(minutes=1)
+
+READ = """
+select count(*), sum(quantity), sum(price * quantity) from trade
+where (xid, id) > (select xid, id from reader_position where reader = 'build_candles.trade')
+  and xid < pg_snapshot_xmin(pg_current_snapshot())
+"""
+WRITE = """
+insert into candle
+select c.* from unnest(%s::text[]) as i("interval") cross join pair p cross join lateral (
+  select * from candle c where c.symbol = p.symbol and c."interval" = i."interval" order by starts_at desc limit 1) c
+on conflict (symbol, "interval", starts_at) do update set
+  open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
+  quote_volume = excluded.quote_volume, trades = excluded.trades, known_at = excluded.known_at
+"""
+NAIVE = """
+insert into candle
+select %(symbol)s, %(interval)s, candle_start(%(interval)s, %(at)s), (array_agg(price order by traded_at, id))[1],
+       max(price), min(price), (array_agg(price order by traded_at desc, id desc))[1], sum(quantity),
+       sum(price * quantity), count(*), max(received_at)
+from trade where symbol = %(symbol)s and traded_at >= candle_start(%(interval)s, %(at)s)
+  and traded_at < candle_end(%(interval)s, candle_start(%(interval)s, %(at)s))
+having count(*) > 0
+on conflict (symbol, "interval", starts_at) do update set
+  open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
+  quote_volume = excluded.quote_volume, trades = excluded.trades, known_at = excluded.known_at
+"""
+
+
+def took(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    begin = time.perf_counter()
+    work()
+    return (time.perf_counter() - begin) * 1000
+
+
+def build() -> None:
+    list(buckets.build(feeds.TRADE, datetime.now(UTC)))
+
+
+def floor() -> None:
+    """As if it were the build; undone."""
+    with db.database.atomic() as transaction:
+        db.rows(READ), db.rows(WRITE, db.array(INTERVALS))
+        transaction.rollback()
+
+
+def naive(pairs: int, at: datetime) -> None:
+    """A statement for each pair and interval; undone."""
+    with db.database.atomic() as transaction:
+        for number in range(1, pairs + 1):
+            for interval in INTERVALS:
+                db.database.execute_sql(NAIVE, {"symbol": f"C{number}USD", "interval": interval, "at": at})
+        transaction.rollback()
+
+
+def settle() -> None:
+    """Let tables and statistics rest, as autovacuum would."""
+    db.rows("vacuum (analyze) trade, candle")
+    db.rows("checkpoint")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=1000)
+    parser.add_argument("--before", type=int, default=2_000_000, help="trades before, as many a minute as the new ones")
+    parser.add_argument("--trades", type=int, default=13_300, help="new ones, a minute's")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peer", type=int, default=10, help="pairs")
+    arguments = parser.parse_args()
+    pairs, trades = arguments.pairs, arguments.trades
+    now = datetime.now(UTC).replace(second=0, microsecond=0) - arguments.rounds * MINUTE
+    first = now - arguments.before // trades * MINUTE
+    with scratch.started() as desk, db.database.connection_context():
+        del desk
+        tape.open_exchange(pairs)
+        tape.make_days(first, (now - first).days + 1)
+        tape.trade(pairs, arguments.before, first, now - first)
+        settle()
+        build()
+        settle()
+        times: dict[str, list[float]] = {"build": [], "floor": [], "none": [], "late": []}
+        for number in range(arguments.rounds):
+            tape.trade(pairs, trades, now + number * MINUTE, MINUTE)
+            times["floor"].append(took(floor))
+            times["build"].append(took(build))
+            times["none"].append(took(build))
+        for _ in range(3):
+            tape.trade(pairs, 1000, first, now - first)
+            times["late"].append(took(build))
+        peer_ms = took(lambda: naive(arguments.peer, now + (arguments.rounds - 1) * MINUTE))
+        ((candles,),) = db.rows("select count(*) from candle")
+    middle = {name: median(values) for name, values in times.items()}
+    lines = [
+        [f"{trades:,} new trades", f"{middle['build']:.1f}"],
+        ["its floor", f"{middle['floor']:.1f}"],
+        ["1,000 late trades", f"{middle['late']:.1f}"],
+        ["no new trades", f"{middle['none']:.1f}"],
+    ]
+    print(f"{pairs:,} pairs, {arguments.before:,} trades before, {candles:,} candles")
+    scratch.table(["build of", "ms"], lines)
+    return scratch.verdict(
+        "candles",
+        middle["build"],
+        f"ms for a minute of {trades:,} trades on {pairs:,} pairs, nine intervals",
+        target=f"< {TARGET_MS:.0f} ms; {middle['build'] / middle['floor']:.2f} x the floor in this run",
+        ok=middle["build"] < TARGET_MS,
+        peer=f"a statement for each pair and interval, {arguments.peer} pairs scaled to {pairs:,}",
+        peer_value=peer_ms * pairs / arguments.peer,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
