@@ -66,10 +66,8 @@ def span_options(command: Any) -> Any:
 def verify(symbol: str, since: datetime, until: datetime | None, as_json: bool) -> None:
     """Make all candles of a symbol anew from its trades or ticks; list and mend what was wrong."""
     with db.database.connection_context():
-        feed = _feed(symbol.upper())
-        wrong = [
-            candle for day in _days(since, until) for candle in buckets.mend(feed, day, day + DAY, [symbol.upper()])
-        ]
+        feed, only = _up_to_date(symbol.upper()), [symbol.upper()]
+        wrong = [candle for day in _days(since, until) for candle in buckets.mend(feed, day, day + DAY, only)]
     show(f"{len(wrong)} candles were wrong, and are mended", WRONG, wrong, as_json=as_json)
 
 
@@ -82,17 +80,19 @@ def backfill(symbol: str, since: datetime, until: datetime | None) -> None:
 
     days, made = list(_days(since, until)), 0
     with db.database.connection_context():
-        feed = _feed(symbol.upper())
+        feed = _up_to_date(symbol.upper())
         for day in track(days, description=symbol.upper()):
             if not buckets.agrees(feed, symbol.upper(), day, day + DAY):
                 made += len(buckets.mend(feed, day, day + DAY, [symbol.upper()]))
     click.echo(f"{symbol.upper()}: {made} candles made in {len(days)} days")
 
 
-def _feed(symbol: str) -> str:
+def _up_to_date(symbol: str) -> str:
+    """The feed of a symbol, with all that is new in its candles."""
     feed = store.feed_of(symbol)
     if feed is None:
         raise click.ClickException(f"{symbol} is neither a pair nor followed: see `nightdesk prices list`")
+    list(buckets.build(feed, datetime.now(UTC)))
     return feed
 
 

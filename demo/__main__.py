@@ -30,10 +30,11 @@ def main() -> None:
         if options.env_file:
             _write(options.env_file, demo.environment)
         if options.traders:
-            from demo.traders import Traders  # which needs the database
+            from demo.tape import Tape  # these need the database
+            from demo.traders import Traders
 
-            traders = Traders(demo.world, options.seed)
-            threading.Thread(target=traders.run, args=[stop], name="traders", daemon=True).start()
+            for part in (Traders(demo.world, options.seed), Tape(demo.world, options.seed)):
+                threading.Thread(target=part.run, args=[stop], name=type(part).__name__, daemon=True).start()
         print(f"demo world at {demo.url}, mail at {demo.mail.url}", flush=True)
         stop.wait()
     if options.env_file:

@@ -22,6 +22,7 @@ ALLOWED_AGE = {
     "gold-api": timedelta(minutes=5),
     "yahoo": timedelta(minutes=15),
     "frankfurter": timedelta(days=5, hours=6),
+    "exchange": timedelta(days=365),  # the app's own: the last trade is the price until there is another
     "finnhub": timedelta(minutes=15),
     "twelve-data": timedelta(minutes=15),
     "alpha-vantage": timedelta(hours=7),  # of trading: what it gives without pay is of the last close

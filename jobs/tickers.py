@@ -5,18 +5,22 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import config
+import db
 import events
 from domain.tickers import CACHE_KEY, snapshot
-from models import tickers
+from models import prices, tickers
 from queues import DEFAULT, job
 
 
 @job(DEFAULT, timeout=30)
 def build_tickers(due_at: datetime) -> dict[str, int]:
     """Move every pair's 24 hours on to now: add the trades that came, take away those that left."""
-    step = tickers.advance(datetime.now(UTC))
-    if step is None:  # another one is at it
-        return {}
+    now = datetime.now(UTC)
+    with db.transaction():
+        step = tickers.advance(now)
+        if step is None:  # another one is at it
+            return {}
+        prices.record(tickers.last_prices(step.changed), {}, now)  # alerts watch these
     states = {CACHE_KEY.format(ticker["symbol"]): snapshot(ticker) for ticker in tickers.tickers()}
     changed = sorted(states.keys() & map(CACHE_KEY.format, step.changed))
     events.show("ticker", states, changed, config.settings.quote_ttl)

@@ -24,6 +24,10 @@ def up(migrator, db):
         );
         insert into ticker_window default values;
 
+        -- The last price of a pair is a price as any other: alerts watch it.
+        alter table instrument drop constraint instrument_kind_check, add constraint instrument_kind_check
+          check (kind in ('crypto', 'fx', 'metal', 'stock', 'index', 'other', 'pair'));
+
         -- Trades that count: neither cancelled nor corrected.
         create view valid_trade as
         select t.* from trade t

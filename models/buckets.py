@@ -56,9 +56,10 @@ def _build_page(feed: str, start: Position) -> tuple[Batch, bool]:
     ((rows, xid, id_, symbols, starts, since, until, names, too_late, is_held_back),) = db.rows(
         _PAGE[feed], str(start.xid), start.id, ROWS, feed
     )
-    changed = rebuild(feed, Buckets(symbols, starts, since, until)) if symbols else 0
+    end = Position(xid, id_) if rows else start
+    changed = rebuild(feed, Buckets(symbols, starts, since, until), end) if symbols else 0
     if rows:
-        events.move(f"build_candles.{feed}", Position(xid, id_))
+        events.move(f"build_candles.{feed}", end)
     is_full = rows == ROWS
     if not is_full and not is_held_back:
         db.rows("update candle_feed set built_until = looked_at where feed = %s", feed)
@@ -95,12 +96,13 @@ _PAGE = {
 }
 
 
-def rebuild(feed: str, minutes: Buckets) -> int:
+def rebuild(feed: str, minutes: Buckets, end: Position) -> int:
     """Make these minutes anew from their trades or ticks, and all that is made of them; how many candles changed.
 
-    The caller holds the feed.
+    The caller holds the feed. Candles are of what comes up to its position and of no more, whatever is there: so who
+    reads them together with the position knows exactly what is in them.
     """
-    return sum(count for ((count,),) in _each_interval(feed, minutes, "count(*)"))
+    return sum(count for ((count,),) in _each_interval(feed, minutes, end, "count(*)"))
 
 
 def mend(feed: str, since: datetime, until: datetime, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
@@ -109,11 +111,11 @@ def mend(feed: str, since: datetime, until: datetime, symbols: Collection[str] |
     Each as symbol, interval, starts_at and `was`: missing, wrong, or too many where there was no trade.
     """
     with db.transaction():
-        events.hold(f"build_candles.{feed}", wait=True)
+        position = events.hold(f"build_candles.{feed}", wait=True) or Position(0, 0)
         found = db.rows(_ALL_OF[feed], since, until, None if symbols is None else list(symbols), list(INTERVALS))
         if found[0][0] is None:
             return []
-        levels = _each_interval(feed, Buckets(*found[0]), _WHAT_WAS_WRONG)
+        levels = _each_interval(feed, Buckets(*found[0]), position, _WHAT_WAS_WRONG)
         return [
             {"symbol": symbol, "interval": interval, "starts_at": starts_at, "was": was}
             for interval, rows in zip(INTERVALS, levels, strict=True)
@@ -150,12 +152,13 @@ _ALL_OF = {
 }
 
 
-def _each_interval(feed: str, minutes: Buckets, report: str) -> Iterator[list[tuple[Any, ...]]]:
+def _each_interval(feed: str, minutes: Buckets, end: Position, report: str) -> Iterator[list[tuple[Any, ...]]]:
     """Write what these minutes, and then what is made of them, should be; yields a report of what changed in each."""
+    bounds = {"as_of": "infinity", "xid": str(end.xid), "id": end.id, **minutes._asdict()}
     db.rows("set local enable_seqscan = off")  # everything is found by key, also while there are no statistics yet
     for interval, lower in (("1m", ""), *ROLL_UP):
         source = _FROM_RAW[feed] if interval == "1m" else _ROLL_UP
-        values = {"interval": interval, "lower": lower, "as_of": "infinity", **minutes._asdict()}
+        values = {"interval": interval, "lower": lower, **bounds}
         yield db.database.execute_sql(_WRITE.format(built=source, report=report), values).fetchall()
 
 
@@ -191,6 +194,7 @@ _FROM_RAW = {
   select t.symbol, t.starts_at, x.traded_at as at, x.id, x.price, x.quantity, x.received_at, x.corrects
   from touched t join trade x on x.symbol = t.symbol and x.traded_at >= t.starts_at and x.traded_at < t.ends_at
   where x.received_at <= %(as_of)s and x.traded_at >= %(since)s and x.traded_at < %(until)s
+    and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s)
 """,
     ),
     feeds.TICK: _GROUPED.format(
@@ -200,6 +204,7 @@ _FROM_RAW = {
          null::bigint as corrects
   from touched t join tick x on x.symbol = t.symbol and x.happened_at >= t.starts_at and x.happened_at < t.ends_at
   where x.received_at <= %(as_of)s and x.received_at >= %(since)s and x.happened_at < %(until)s
+    and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s)
 """,
     ).replace("quantity <> 0 and id not in (select corrects from raw where corrects is not null)", "true"),
 }
@@ -248,17 +253,13 @@ def as_of(symbol: str, interval: str, since: datetime, until: datetime, at: date
     ((feed, starts, first, last),) = db.rows(_CHANGED_SINCE, symbol, interval, since, min(until, at), at)
     if starts is None:
         return "{}"
-    values = {
-        "interval": interval,
-        "symbols": db.array([symbol] * len(starts)),
-        "starts": db.array(starts),
-        "as_of": at,
-    }
+    found = Buckets(db.array([symbol] * len(starts)), db.array(starts), first, last)
+    values = {"interval": interval, "as_of": at, "xid": str(2**63), "id": events.LAST_ID, **found._asdict()}
     sql = f"""with {_FROM_RAW[feed]}
               select array_agg((symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades,
                                 known_at)::candle)::text from built"""
-    ((found,),) = db.database.execute_sql(sql, {**values, "since": first, "until": last}).fetchall()
-    return found or "{}"
+    ((made,),) = db.database.execute_sql(sql, values).fetchall()
+    return made or "{}"
 
 
 _CHANGED_SINCE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from peewee import BigIntegerField, CompositeKey, DecimalField, TextField
 
@@ -48,6 +48,10 @@ class Candle(db.BaseModel):
     """
 
     app_may = "select"
+    app_calls: ClassVar[dict[str, str]] = {
+        "candle_line(text, text, timestamptz, timestamptz, timestamptz, candle[])": "every bucket of a symbol and "
+        "interval that begins from the third to before the fourth argument",
+    }
 
     symbol = TextField()
     interval = TextField()

@@ -22,7 +22,7 @@ class Instrument(db.BaseModel):
     app_may = "select"
 
     symbol = TextField(primary_key=True)
-    kind = TextField()  # crypto, fx, metal, stock, index, other
+    kind = TextField()  # crypto, fx, metal, stock, index, other; pair: of the app's exchange
     max_age = IntervalField(null=True)  # how old its price may be; none: as long as the source allows
     tick_size = DecimalField(null=True)
     active = BooleanField()
@@ -74,8 +74,8 @@ class Tick(db.BaseModel):
 
 
 def active_instruments() -> list[dict[str, Any]]:
-    """Symbol and kind of what is to be synced, but for stocks: those have hours and budgets, see models.stocks."""
-    return db.maps("select symbol, kind from instrument where active and kind <> 'stock' order by symbol")
+    """Symbol and kind of what is to be synced, but for stocks (models.stocks) and the exchange's pairs (tickers)."""
+    return db.maps("select symbol, kind from instrument where active and kind not in ('stock', 'pair') order by symbol")
 
 
 def record(
@@ -239,6 +239,6 @@ def freshness(now: datetime) -> list[dict[str, Any]]:
     return db.maps(
         """select q.symbol as name, coalesce(cast(%s as timestamptz) - q.happened_at, interval '1 day') as age,
                   coalesce(q.stale_at - q.happened_at, i.max_age, interval '1 hour') as allowed
-           from quote q join instrument i using (symbol) where i.active and i.kind <> 'stock'""",
+           from quote q join instrument i using (symbol) where i.active and i.kind not in ('stock', 'pair')""",
         now,
     )

@@ -15,6 +15,7 @@ from peewee import BigIntegerField, DecimalField, TextField
 import db
 from domain.candles import LENGTHS, MONDAY
 from domain.candles import start as start_of
+from domain.prices import Price
 from models import events
 from models.events import Position
 from models.fields import InstantField
@@ -235,6 +236,22 @@ select (select array_agg(symbol::text) from written), (select count(*) from made
        (select count(*) from made where drifted), r.xid::text::bigint, r.id
 from reach r
 """
+
+
+def last_prices(symbols: Collection[str]) -> list[Price]:
+    """The last prices of these pairs, of those that have one; a pair is an instrument from its first day on."""
+    db.rows(
+        """with added as (
+             insert into instrument (symbol, kind) select p.symbol, 'pair' from pair p
+             where p.active and not exists (select from instrument i where i.symbol = p.symbol) returning symbol)
+           insert into quote (symbol) select symbol from added"""
+    )
+    found = db.rows(
+        """select t.symbol, t.last, t.last_at, 'exchange' from ticker t join instrument i using (symbol)
+           where t.symbol = any(%s::text[]) and t.last is not null and i.active and i.kind = 'pair'""",
+        db.array(symbols),
+    )
+    return [Price(*row) for row in found]
 
 
 def tickers(symbols: Collection[str] | None = None) -> list[dict[str, Any]]:

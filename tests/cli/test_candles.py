@@ -54,6 +54,8 @@ def test_candles_are_shown_without_gaps(traded):
 
 
 def test_a_backfill_makes_what_is_missing_and_has_nothing_to_do_the_second_time(traded):
+    build()
+    db.rows("delete from candle")
     span = ("--from", "2025-11-01", "--to", "2025-11-05")
     assert "candles made in 4 days" in call("candles", "backfill", "BTCUSDT", *span).output
     assert stored() == brute_force(traded)

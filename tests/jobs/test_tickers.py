@@ -212,6 +212,21 @@ def test_every_ticker_is_cached_with_its_times_and_the_changed_ones_are_broadcas
     listener.close()
 
 
+def test_the_last_price_of_a_pair_is_a_price_that_alerts_can_watch(redis):
+    ago = (datetime.now(UTC) - NOW).total_seconds() - 60
+    db.rows("insert into instrument (symbol, kind) values ('ETHUSDT', 'crypto')")  # an operator follows that elsewhere
+    db.rows("insert into quote (symbol) values ('ETHUSDT')")
+    trade(ago, "100.50", 2)
+    trade(ago, "3000", symbol="ETHUSDT")
+    build_candles(due_at=NOW)
+    build_tickers(due_at=NOW)
+    build_tickers(due_at=NOW)
+    assert db.rows("select symbol, price, source from tick") == [("BTCUSDT", Decimal("100.50"), "exchange")]
+    assert db.rows("select i.kind, q.state, q.happened_at from quote q join instrument i using (symbol)"
+                   " where symbol = 'BTCUSDT'") == [("pair", "fresh", at(ago))]  # fmt: skip
+    assert build_candles(due_at=NOW) == {"trade": 0, "changed": 0, "too_late": 0, "tick": 1}
+
+
 def test_two_steps_at_once_count_every_trade_once():
     def work() -> None:
         with db.database.connection_context():
