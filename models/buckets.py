@@ -233,13 +233,15 @@ with {built}, news as materialized (
         (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at)
 ), gone as (
   delete from candle where ctid = any(array(select place from news where open is null))
-), written as (
+), mended as (
+  update candle c
+  set open = n.open, high = n.high, low = n.low, close = n.close, volume = n.volume,
+      quote_volume = n.quote_volume, trades = n.trades, known_at = n.known_at
+  from news n where c.ctid = n.place and n.open is not null
+), added as (
   insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades, known_at)
   select symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades, known_at
-  from news where open is not null order by symbol, starts_at
-  on conflict (symbol, "interval", starts_at) do update set
-    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close, volume = excluded.volume,
-    quote_volume = excluded.quote_volume, trades = excluded.trades, known_at = excluded.known_at
+  from news where open is not null and place is null order by symbol, starts_at
 )
 select {report} from news
 """
