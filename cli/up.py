@@ -89,12 +89,12 @@ class Desk:
         if world is not None and not await self._start_world(world):
             return False
         self.desk.environment = self._environment()
-        if world is not None:
+        if world is not None:  # messages go to the demo world's own mailboxes and chats
+            await self.desk.run(Program("delivery", "./nightdesk notifications mode live --first --who up"))
             await self.desk.run(Program("app", "python -m demo.app"))
         if "web" in self.lines:
             await self.desk.run(Program("operator", "./nightdesk operators add operator --first --who up"))
-        if self.world.programs:  # messages to the demo world's own mailboxes and chats
-            await self.desk.run(Program("delivery", "./nightdesk notifications mode live --first --who up"))
+        if self.world.programs:
             await self.desk.run(Program("stocks", f"./nightdesk stocks watch {' '.join(DEMO_STOCKS)} --first"))
         self.desk.add([Program(name, line) for name, line in self._programs()])
         self._say_what_next()

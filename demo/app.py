@@ -1,6 +1,7 @@
 """`python -m demo.app`: the served app's part in the demo world, by the contract alone. Run again it changes nothing.
 
 An exchange with twenty users, each with an address on every chain of the demo, to which somebody pays now and then.
+The first four are told so by Telegram, LINE, Discord and a webhook of their own, too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def main() -> None:
                        on conflict do nothing""",
                     *(f"trader{number}", f"trader{number}@example.com", name, address),
                 )
+        for number, (channel, address) in enumerate(ways(os.environ["DEMO_URL"]), 1):
+            reach(f"trader{number}", channel, address)
 
 
 def take(chain: str, contract: str, asset: str, decimals: int, minimum: str) -> None:
@@ -44,6 +47,35 @@ def take(chain: str, contract: str, asset: str, decimals: int, minimum: str) -> 
         """insert into chain_asset (chain, contract, asset, decimals, minimum) values (%s, %s, %s, %s, %s)
            on conflict do nothing""",
         *(chain, contract, asset, decimals, minimum),
+    )
+
+
+def ways(world: str) -> list[tuple[str, str]]:
+    """Where the first users are reached besides their mail."""
+    return [
+        ("telegram", "1001"),
+        ("line", f"U{1:032x}"),
+        ("discord", "https://discord.com/api/webhooks/1001/demo"),
+        ("webhook", f"{world}/webhook/trader4"),
+    ]
+
+
+def reach(user: str, channel: str, address: str) -> None:
+    """A user has shown that an address is theirs, and wants the day summed up."""
+    db.rows(
+        """delete from target where channel = %s and address <> %s
+           and user_id = (select id from app_user where external_id = %s)""",
+        *(channel, address, user),
+    )
+    db.rows(
+        """insert into target (user_id, channel, address, verified_at)
+           select id, %s, %s, now() from app_user where external_id = %s on conflict do nothing""",
+        *(channel, address, user),
+    )
+    db.rows(
+        """insert into digest (user_id, kind) select id, 'daily' from app_user where external_id = %s
+           on conflict do nothing""",
+        user,
     )
 
 

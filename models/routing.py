@@ -22,7 +22,7 @@ LOOKED_AT = 20  # of a user's newest notifications, to see whether there are man
 
 def route(channels: Collection[str], now: datetime) -> Iterator[int]:
     """Make the deliveries of what was told since the last time, oldest first; how many notifications at a time."""
-    full = True
+    full = bool(db.rows("select 1 from notification where routed_at is null limit 1"))
     while full:
         ((routed,),) = db.rows(_ROUTE, BATCH, now, WINDOW, MANY, LOOKED_AT, *_quiet(now), list(channels))
         full = routed == BATCH
@@ -103,7 +103,7 @@ select count(*) from routed
 
 def release(now: datetime) -> Iterator[tuple[int, int]]:
     """Let go of what was held until now, if it is still worth saying; how many go and how many are dropped."""
-    full = True
+    full = bool(db.rows("select 1 from delivery where state = 'held' and due_at <= %s limit 1", now))
     while full:
         with db.transaction():
             held = db.maps(_HELD, now, BATCH)

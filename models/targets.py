@@ -198,8 +198,8 @@ def turn_switch(mode: str, place: str, who: str) -> None:
 
 
 def is_new() -> bool:
-    """Whether nobody can have been reached from this database: no user yet, and nobody has turned the switch."""
-    ((new,),) = db.rows("select changed_at is null and not exists (select from app_user) from delivery_switch")
+    """Whether nobody was ever to be reached from this database: no delivery yet, and nobody has turned the switch."""
+    ((new,),) = db.rows("select changed_at is null and not exists (select from delivery) from delivery_switch")
     return bool(new)
 
 

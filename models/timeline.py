@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import db
 from models import targets
 
-ENDED = {
-    "sent": "delivered", "dead": "given up", "skipped": "not sent", "dry": "dry run: written and not sent",
-}  # fmt: skip
+ENDED = {"sent": "delivered", "dead": "given up", "skipped": "not sent", "dry": "dry run: written and not sent"}
+TRIED = {"sent": "delivered", "failed": "failed", "dead": "refused", "put_back": "put back"}
 
 
 class Step(NamedTuple):
@@ -71,7 +70,12 @@ def _deliveries(notification: dict[str, Any]) -> list[Step]:
            where d.notification_id = %s order by d.id""",
         notification["id"],
     )
-    steps = [step for delivery in deliveries for step in (*_begun(delivery), *_tries(delivery), *_now(delivery))]
+    steps: list[Step] = []
+    for delivery in deliveries:
+        steps += _begun(delivery)
+        tries = _tries(delivery)
+        is_told = bool(tries) and delivery["state"] == "sent" and not delivery["leader_id"]
+        steps += tries if is_told else [*tries, *_now(delivery)]
     if not deliveries:
         steps.append(
             Step(notification["routed_at"], "", "goes nowhere: the user has no address on a channel in use", True)
@@ -95,7 +99,7 @@ def _tries(delivery: dict[str, Any]) -> list[Step]:
         Step(
             ended_at,
             delivery["channel"],
-            f"try {number}: {outcome.replace('_', ' ')}" + (f": {error or receipt}" if error or receipt else ""),
+            f"try {number}: {TRIED[outcome]}" + (f": {error or receipt}" if error or receipt else ""),
             outcome != "sent",
         )
         for number, ended_at, outcome, error, receipt in tries
