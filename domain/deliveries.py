@@ -111,13 +111,15 @@ def price_is_back(data: Mapping[str, Any], price: Decimal | None) -> bool:
 
     Of price levels alone: a crossing has happened, whatever the price is by now. No fresh price: nothing is known.
     """
-    rule = data.get("rule")
-    if price is None or data.get("stream") != "price" or not isinstance(rule, Mapping):
+    rule = data.get("rule") if isinstance(data, Mapping) else None
+    if price is None or not isinstance(rule, Mapping) or data.get("stream") != "price":
         return False
     if rule.get("condition") == "crosses" or rule.get("side") not in ("up", "down"):
         return False
     try:
         target = Decimal(str(rule.get("target")))
     except InvalidOperation:
+        return False
+    if not target.is_finite():
         return False
     return price < target if rule["side"] == "up" else price > target

@@ -103,6 +103,9 @@ def attempt(way: Way, delivery: dict[str, Any]) -> str:
         return postpone(way, delivery, turn, str(crowd))
     except (Unavailable, Rejected) as failure:
         return record_failure(way, delivery, failure)
+    except Exception as bug:  # it costs this message a try, and the run, so that somebody looks
+        record_failure(way, delivery, Unavailable(f"a fault of ours: {type(bug).__name__}"))
+        raise
     deliveries.close_try(delivery, "sent", receipt=receipt)
     if way.failures:
         way.failures = wake(way.name)

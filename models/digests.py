@@ -40,6 +40,7 @@ TITLES = {"daily": "Your day", "weekly": "Your week"}
 TOO_LATE = timedelta(hours=6)  # a desk that was down so long leaves a digest out
 POINTS = 24  # of a picture
 MOST_ALERTS = 50
+COMING = timedelta(days=7)
 
 
 def want(user_id: int, kind: str, at: time | None) -> None:
@@ -110,9 +111,11 @@ Sections = Callable[[Sequence[int], datetime, datetime], dict[int, dict[str, Any
 def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
     """What the symbols did that a user follows, with a picture, those that moved most first."""
     followed = db.rows(
-        """select distinct user_id, subject from alert
-           where user_id = any(%s) and stream = 'price' and status in ('active', 'triggered', 'paused')""",
-        list(users),
+        """select user_id, subject from alert
+           where user_id = any(%s) and stream = 'price' and status in ('active', 'triggered', 'paused')
+           union select user_id, symbol from watchlist_item where user_id = any(%s) and active
+           union select user_id, symbol from portfolio_item where user_id = any(%s) and quantity > 0""",
+        *[list(users)] * 3,
     )
     series = _prices(sorted({symbol for _, symbol in followed}), since, until)
     lines: dict[int, list[tuple[Decimal, list[Any]]]] = {}
@@ -161,4 +164,26 @@ def fired(users: Sequence[int], since: datetime, until: datetime) -> dict[int, d
     return parts
 
 
-SECTIONS: tuple[Sections, ...] = (watched, fired)
+def coming(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
+    """Earnings and dividends of the next days, of what a user watches or holds."""
+    found = db.rows(
+        """select w.user_id, e.on_date, w.symbol, e.what from (
+             select user_id, symbol from watchlist_item where user_id = any(%s) and active
+             union select user_id, symbol from portfolio_item where user_id = any(%s) and quantity > 0) w
+           join (select symbol, report_on as on_date, 'reports earnings' || coalesce(' ' || hour, '') as what
+                 from earnings_report where report_on between %s and %s
+                 union all
+                 select symbol, ex_on, 'goes ex dividend of ' || trim_scale(amount)
+                 from dividend where ex_on between %s and %s) e using (symbol)
+           order by e.on_date, w.symbol""",
+        *[list(users)] * 2,
+        *[until.date(), until.date() + COMING] * 2,
+    )
+    parts: dict[int, dict[str, Any]] = {}
+    for user, day, symbol, what in found:
+        part = parts.setdefault(user, {"title": "Coming up", "lines": []})
+        part["lines"].append([f"{day:%A, %d %B}", f"{symbol} {what}"])
+    return parts
+
+
+SECTIONS: tuple[Sections, ...] = (watched, fired, coming)

@@ -66,7 +66,8 @@ with new as materialized (
 ), way as (
   select user_id, channel, address,
          case when off_at is not null then 'the address is off: ' || off_reason
-              when verified_at is null then 'the address is not verified' end as closed
+              when verified_at is null and (channel <> 'email' or address is distinct from
+                (select email from app_user u where u.id = user_id)) then 'the address is not verified' end as closed
   from target where user_id in (select user_id from new)
   union all
   select u.id, c.channel, case c.channel when 'email' then u.email else u.external_id end, null

@@ -148,6 +148,7 @@ def test_digests_are_due_at_noon_on_sunday_afternoon_or_in_the_users_morning():
         ({"condition": "crosses", "side": "up", "target": "100"}, "1", False),
         ({"condition": "equals", "side": "at", "target": "100"}, "1", False),
         ({"condition": "above", "side": "up", "target": "high"}, "1", False),
+        ({"condition": "above", "side": "up", "target": "NaN"}, "1", False),
         ({"condition": "above", "side": "up"}, "1", False),
         ({}, "1", False),
         ("above", "1", False),
@@ -156,4 +157,5 @@ def test_digests_are_due_at_noon_on_sunday_afternoon_or_in_the_users_morning():
 def test_a_level_that_holds_no_more_is_not_told_of_later(rule, price, back):
     assert price_is_back({"stream": "price", "rule": rule}, Decimal(price)) is back
     assert not price_is_back({"stream": "price", "rule": rule}, None)
+    assert not price_is_back([rule], Decimal(price)), "that is no data"
     assert not price_is_back({"stream": "volume", "rule": rule}, Decimal(price)), "that is no price"

@@ -110,6 +110,30 @@ def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(d
     assert 90 in section["lines"][0][2]
 
 
+def test_what_is_watched_or_held_comes_with_its_next_earnings_and_dividends(database):
+    ann = wants("ann")
+    db.rows("insert into watchlist_item (user_id, symbol) values (%s, 'AAPL')", ann)
+    db.rows("insert into portfolio_item (user_id, symbol, quantity) values (%s, 'MSFT', 3), (%s, 'NVDA', 0)", ann, ann)
+    on = NOON.date() + timedelta(days=2)
+    db.rows(
+        """insert into earnings_report (symbol, report_on, hour, source, received_at)
+           select symbol, %s, 'after close', 'x', now() from unnest(array['AAPL', 'NVDA', 'TSLA']) as t(symbol)""",
+        on,
+    )
+    db.rows(
+        "insert into dividend (symbol, ex_on, amount, source, received_at) values ('MSFT', %s, 0.750, 'x', now())", on
+    )
+    run()
+    ((*_, data),) = told()
+    (section,) = data["sections"]
+    day = f"{on:%A, %d %B}"
+    assert section["title"] == "Coming up"
+    assert section["lines"] == [
+        [day, "AAPL reports earnings after close"],
+        [day, "MSFT goes ex dividend of 0.75"],
+    ]
+
+
 def test_whoever_wants_none_any_more_gets_none(database):
     ann = wants("ann")
     fire(ann)

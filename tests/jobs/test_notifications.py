@@ -512,6 +512,17 @@ def test_a_message_that_was_held_overnight_goes_in_the_run_in_which_it_is_let_go
     assert run() == {"released": 1, "sent": 1}
 
 
+def test_a_fault_of_our_own_costs_one_message_a_try_and_is_not_hidden(server, monkeypatch):
+    notify("ann"), notify("bob")
+    monkeypatch.setattr("notify.wording.html", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run()
+    monkeypatch.undo()
+    use(monkeypatch, server.url)
+    assert run() == {"sent": 1}, "the other one goes"
+    assert states()[0] == ("failed", 1, "a fault of ours: ZeroDivisionError")
+
+
 def age(days: int) -> None:
     """All that was told was told so long ago."""
     db.rows("update notification set created_at = now() - make_interval(days => %s)", days)

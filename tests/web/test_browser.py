@@ -14,7 +14,9 @@ import db
 import events
 from cli.migrate import reconcile
 from demo.server import running
-from models import operators
+from domain.links import Unsubscribe, token
+from models import operators, targets
+from models.alerts import user_with
 from tests.web import chromium
 from tests.web.conftest import PASSWORD, Site
 from tests.web.test_console import NASTY, QUOTE, audit, fields, ran
@@ -276,3 +278,14 @@ def test_the_page_fits_and_can_be_read(page: chromium.Page, site: Site, width: i
     assert len(names) == len(set(names)), "each button says of what it is"
     ids = page.js("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
+
+
+def test_the_link_of_a_mail_asks_first_and_one_press_unsubscribes(page: chromium.Page, site: Site) -> None:
+    user = user_with("ann@example.com")
+    page.look(390, 800)
+    page.go(f"{site.url}/unsubscribe/{token(targets.link_key(), Unsubscribe(user, 'email', 'alert'))}")
+    assert "No more “alert” messages by mail?" in page.text()
+    assert db.rows("select count(*) from preference") == [(0,)]
+    page.click("#unsubscribe")
+    page.until("!!document.getElementById('done')")
+    assert db.rows("select user_id, kind, channel, wanted from preference") == [(user, "alert", "email", False)]
