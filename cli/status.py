@@ -68,6 +68,10 @@ def page(data: dict[str, Any]) -> Any:
         table("Prices", QUOTE_COLUMNS, quotes),
         table("Queues", QUEUE_COLUMNS, data["queues"]),
     ]
+    chains = data["deposits"]["chains"]
+    if chains:
+        rows = [{**chain, "bad": bool(chain["paused"] or chain["error"])} for chain in chains]
+        parts.append(table("Deposits (`nightdesk deposits report`)", CHAIN_COLUMNS, rows))
     if data["dead"]:
         parts.append(table("Dead letters (`nightdesk dead retry FINGERPRINT`)", DEAD_COLUMNS, data["dead"]))
     return Group(*parts)
@@ -88,6 +92,10 @@ QUEUE_COLUMNS = {
     "later": "later",
     "failed": "failed, 1 day",
 }
+CHAIN_COLUMNS = {
+    "chain": "chain", "on_their_way": "on their way", "held": "held", "cursor": "read to", "answered_at": "answered",
+    "error": "error", "paused": "paused",
+}  # fmt: skip
 DEAD_COLUMNS = {
     "fingerprint": "fingerprint", "letters": "letters", "entries": "entries", "last_at": "last", "error": "error"
 }  # fmt: skip

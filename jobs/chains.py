@@ -11,6 +11,7 @@ import clients.chains
 import db
 import events
 from clients.chains import Node
+from clients.http import Refused
 from domain.chains import Block, Head, ancestor, gap, span
 from domain.deposits import View, false_decimals, next_step
 from domain.failures import Rejected, Unavailable
@@ -137,6 +138,8 @@ def verify_decimals(node: Node, chain: str, taken: list[tuple[str, str, int, int
     for contract, asset, decimals, scale in taken:
         try:
             wrong = false_decimals(asset, node.fetch_decimals(contract), decimals, scale)
+        except Refused:
+            raise  # the node refuses us: nothing is said of the token
         except Rejected as refused:
             wrong = str(refused)
         chains.verify(chain, contract, wrong)

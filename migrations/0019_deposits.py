@@ -30,6 +30,7 @@ def up(migrator, db):
         create index deposit_user on deposit (user_id, id desc);
         create index deposit_in_flight on deposit (chain, number) where state in ('pending', 'confirming', 'confirmed');
         create index deposit_confirmed on deposit (id) where state = 'confirmed';
+        create index deposit_changed on deposit (changed_at);  -- what happened in the last day
         create index deposit_held on deposit (id) where state = 'held';
 
         -- The hook of compliance: no deposit of these users is credited before somebody has cleared it.

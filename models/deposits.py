@@ -281,6 +281,21 @@ def waiting(before: datetime) -> list[dict[str, Any]]:
     )
 
 
+def standing() -> dict[str, Any]:
+    """Chains that are read, with what waits on each, and assets that are paused: for whoever looks every second."""
+    return {
+        "chains": db.maps(
+            """select c.name as chain, c.head, c.cursor, c.answered_at, c.error, c.failing_since, c.paused,
+                      c.failing_since < now() - interval '5 min' as failing,
+                      (select count(*) from deposit d where d.chain = c.name
+                         and d.state in ('pending', 'confirming', 'confirmed')) as on_their_way,
+                      (select count(*) from deposit d where d.chain = c.name and d.state = 'held') as held
+               from chain c where exists (select from chain_address a where a.chain = c.name) order by 1"""
+        ),
+        "pauses": db.maps("select asset, reason, paused_at from credit_pause order by 1"),
+    }
+
+
 def report(now: datetime) -> dict[str, Any]:
     """Every chain with how far it is and what is wrong with it, and its deposits by asset and state."""
     return {

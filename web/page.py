@@ -43,7 +43,7 @@ class Verdict:
 def verdict(snapshot: dict[str, Any]) -> Verdict:
     """Whether all is well, and if not, why not: worst first."""
     problems = (*_schedule(snapshot), *_workers(snapshot), *_jobs(snapshot), *_prices(snapshot), *_providers(snapshot),
-                *_delivery(snapshot), *_letters(snapshot))  # fmt: skip
+                *_deposits(snapshot), *_delivery(snapshot), *_letters(snapshot))  # fmt: skip
     if not snapshot["schedule_moves"]:
         undeclared = snapshot["schedule_behind_s"] is None
         return Verdict("No schedule is declared" if undeclared else "The schedule has stopped", "stopped", problems)
@@ -104,6 +104,19 @@ def _providers(snapshot: dict[str, Any]) -> list[Problem]:
         for p in snapshot["providers"]
         if p["bad"] and not p["off"]
     ]
+
+
+def _deposits(snapshot: dict[str, Any]) -> list[Problem]:
+    paused = [
+        Problem(f"nothing is credited in {pause['asset']}", pause["reason"], "#deposits")
+        for pause in snapshot["deposits"]["pauses"]
+    ]
+    chains = [
+        Problem(f"{chain['chain']} is not read", chain["paused"] or chain["error"], "#deposits")
+        for chain in snapshot["deposits"]["chains"]
+        if chain["paused"] or chain["failing"]
+    ]
+    return paused + chains
 
 
 def _delivery(snapshot: dict[str, Any]) -> list[Problem]:

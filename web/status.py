@@ -9,7 +9,7 @@ import db
 from clients import http
 from domain.cadence import Every
 from engine import entries, history, state
-from models import deliveries, prices, runs
+from models import deliveries, deposits, prices, runs
 from scheduler import SCHEDULE
 
 FRESHNESS = {entry.id: entry.freshness for entry in SCHEDULE if entry.freshness}
@@ -32,6 +32,7 @@ def snapshot() -> dict[str, Any]:
         "queues": [vars(depth) for depth in state.depths(redis)],
         "providers": [_provider(p, now) for p in http.status(now)],
         "delivery": deliveries.standing(),
+        "deposits": deposits.standing(),
         "dead": runs.dead_groups(),
         "skips": runs.skips(now - timedelta(days=1))[:20],
     }

@@ -219,7 +219,7 @@ def snapshot(**changes: Any) -> dict[str, Any]:
     well: dict[str, Any] = {
         "schedule_moves": True, "schedule_behind_s": 0.0, "schedulers": [{"name": "s"}],
         "workers": [{"name": "w", "bad": False}], "entries": [], "quotes": [], "providers": [], "dead": [],
-        "delivery": {"off": False, "resting": []},
+        "delivery": {"off": False, "resting": []}, "deposits": {"chains": [], "pauses": []},
     }  # fmt: skip
     return {**well, **changes}
 
@@ -239,6 +239,9 @@ def test_all_is_well_when_nothing_is_wrong() -> None:
          "yahoo is not asked for now"),
         ({"dead": [{"letters": 2, "error": "boom"}]}, "2 dead letters"),
         ({"delivery": {"off": True, "resting": []}}, "no message is delivered"),
+        ({"deposits": {"chains": [], "pauses": [{"asset": "ETH", "reason": "a drift"}]}}, "nothing is credited in ETH"),
+        ({"deposits": {"chains": [{"chain": "bsc", "paused": None, "error": "lags", "failing": True}], "pauses": []}},
+         "bsc is not read"),
         ({"delivery": {"off": False, "resting": [{"name": "email", "reason": "smtp: login: 535"}]}},
          "nothing goes by email for now"),
     ],
