@@ -176,7 +176,7 @@ def share_of_day(market: str, counts: Mapping[str, int], now: datetime) -> tuple
     left = {each: calendar(each).open_between(now, ends_at) for each in counts}
     total = sum((left[each] * counts[each] for each in counts), timedelta())
     mine = left.get(market, timedelta())
-    return (mine * counts[market] / total if total else 0.0), mine
+    return (mine * counts.get(market, 0) / total if total else 0.0), mine
 
 
 def affordable(left: int, asked_at: datetime | None, now: datetime, open_left: timedelta) -> int:

@@ -127,6 +127,7 @@ def test_what_nobody_wants_what_is_no_stock_and_what_is_of_another_market_is_lef
     db.rows("update watchlist_item set active = false where symbol = 'MSFT'")
     assert run(OPEN, clock)["asked"] == 0
     assert db.rows("select symbol, market from stock") == [("PTT.BK", "XBKK")]
+    assert run(OPEN, clock)["asked"] == 0  # New York, while only Bangkok has a stock
     assert "MSFT" not in {i["symbol"] for i in prices.active_instruments()}
 
 
