@@ -18,7 +18,7 @@ def up(migrator, db):
           account_id bigint not null,  -- whose money it holds
           reserved numeric not null, held numeric not null, paid numeric not null default 0,  -- the rest was given back
           time_in_force text not null default 'GTC' check (time_in_force in ('GTC', 'GTD', 'DAY')),
-          expires_at timestamptz,
+          expires_at timestamptz check (isfinite(expires_at)),
           status text not null default 'open' check (status in ('open', 'filled', 'cancelled', 'expiring', 'expired')),
           expiring_since timestamptz, ask_at timestamptz,  -- the matching engine, next
           trouble text,  -- why it is expiring still

@@ -24,12 +24,13 @@ class TradeOrder(db.BaseModel):
     quantity. A `DAY` order without `expires_at` ends with the session of its pair's market. When `expires_at` has
     passed the order becomes `expired` and what its hold still holds is available again: where a matching engine is
     used, not before the engine has let go of it, and it is `expiring` until then. `external_id` is yours, once a user.
+    Place, fill and cancel in transactions of their own: each locks what it needs in an order that all others keep.
     """
 
     app_may = "select, insert (external_id, user_id, pair, side, price, quantity, fee_rate, time_in_force, expires_at)"
     app_calls: ClassVar[dict[str, str]] = {
-        "fill_orders(fill[])": "post trades, each `(trade_id, buy_id, sell_id, quantity, price)::fill`, in one call a "
-        "transaction; returns the ids of those that are posted, now or before: one that is missing came too late",
+        "fill_orders(fill[])": "post trades, each `(trade_id, buy_id, sell_id, quantity, price)::fill`; returns the "
+        "ids of those that are posted, now or before: one that is missing came too late",
         "cancel_orders(bigint[])": "cancel open orders and give back what they hold, once your engine has let go of "
         "them; returns those that are cancelled, now or before",
     }

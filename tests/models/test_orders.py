@@ -65,6 +65,16 @@ def test_a_user_without_an_account_and_a_pair_that_is_not_traded_are_refused(dat
         place("ann", "buy", 1, 100)
 
 
+@pytest.mark.parametrize("instant", ["infinity", "-infinity"])
+def test_an_order_ends_at_an_instant_or_not_at_all(database, instant):
+    with pytest.raises(IntegrityError, match="trade_order_expires_at_check"):
+        db.rows(
+            """insert into trade_order (user_id, pair, side, quantity, price, time_in_force, expires_at)
+               values (%s, 'BTCUSD', 'buy', 1, 100, 'GTD', %s)""",
+            *(user_with("ann@example.com"), instant),
+        )
+
+
 def test_an_order_placed_again_under_the_same_name_is_refused(database):
     statement = """insert into trade_order (external_id, user_id, pair, side, quantity, price)
                    values ('a-1', %s, 'BTCUSD', 'buy', 1, 100)"""
