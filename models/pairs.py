@@ -19,7 +19,10 @@ class Asset(db.BaseModel):
 
 
 class Pair(db.BaseModel):
-    """A market: so much of the quote asset for one of the base asset."""
+    """A market: so much of the quote asset for one of the base asset.
+
+    Choose `step_size` so that a step costs a unit of the quote asset at least: a trade that costs less is refused.
+    """
 
     app_may = "select, insert, update (tick_size, step_size, active, market)"
 
