@@ -148,7 +148,8 @@ def up(migrator, db):
             from unnest(postings) p left join transfer t using (cause, cause_id, leg)
                  left join account d on d.id = p.debit_id left join account c on c.id = p.credit_id
             where t.id is null or (t.debit_id, t.credit_id, t.amount, t.held)
-                                  is distinct from (p.debit_id, p.credit_id, p.amount, coalesce(p.held, false)) limit 1;
+                                  is distinct from (p.debit_id, p.credit_id, p.amount, coalesce(p.held, false))
+            order by p.cause, p.cause_id, p.leg limit 1;
             if found then
               raise exception '%%', wrong using errcode = 'check_violation';
             end if;
