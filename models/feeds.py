@@ -68,7 +68,7 @@ with before as materialized (
   on conflict do nothing
 )
 update candle_feed f set looked_at = b.now from before b
-where f.feed = b.feed and (f.looked_at is null or f.looked_at < b.now)
+where f.feed = b.feed and (f.looked_at is null or f.looked_at < b.now or f.looked_at > b.now + b.unnoticed)
 """
 
 

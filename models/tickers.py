@@ -71,7 +71,7 @@ def advance(now: datetime) -> Advance | None:
         if start is None:
             return None
         ((before, read_xid, read_id),) = db.rows(_PLACE)
-        away = before is None or now - before > AWAY
+        away = before is None or abs(now - before) > AWAY  # or our clock was set back
         all_afresh = away or start_of("1h", before) < start_of("1h", now)
         if away:
             start, before = Position(read_xid, read_id), now

@@ -85,7 +85,7 @@ async def quotes(request: Request) -> Response:
 
 @needs(READ)
 async def candle_line(request: Request) -> Response:
-    """Candles without gaps: `?symbol=&interval=`, those from `from` to `to`, or the last 500; as known at `as_of`."""
+    """Candles without gaps: `?symbol=&interval=`, the last 500, or those `from` … `to`, 5000 at most; as of `as_of`."""
     symbol, interval = request.query_params.get("symbol", ""), request.query_params.get("interval", "1m")
     if interval not in LENGTHS:
         raise HTTPException(422, f"interval: {interval!r} is not one of {', '.join(LENGTHS)}")

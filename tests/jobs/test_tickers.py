@@ -188,6 +188,14 @@ def test_a_position_that_is_lost_or_a_long_pause_begins_afresh():
     assert ticker()[:4] == (50, 70, 50, 70)
 
 
+def test_a_clock_that_was_set_back_does_not_leave_the_window_in_the_future():
+    trade(0, 100)
+    advance(86400 * 300)
+    advance(10)
+    assert ticker()[3:] == (100, 0, 0, 1, 100, 1)
+    assert db.rows("select until from ticker_window") == [(at(10),)]
+
+
 def test_every_ticker_is_cached_with_its_times_and_the_changed_ones_are_broadcast(redis):
     ago = (datetime.now(UTC) - NOW).total_seconds() - 60
     trade(ago, "100.50", 2)
