@@ -192,11 +192,11 @@ judged as materialized (
   from settled where outcome = 'fire'
   returning *
 ), told as materialized (
-  select f.user_id, f.id, f.subject, f.title, jsonb_build_object(
+  select f.*, jsonb_build_object(
            'trigger_id', f.id, 'alert_id', f.alert_id, 'number', f.number, 'subject', f.subject, 'stream', f.stream,
            'value', trim_scale(f.value)::text, 'previous', trim_scale(f.previous)::text, 'source', f.source,
            'happened_at', f.happened_at, 'received_at', f.received_at, 'fired_at', f.fired_at, 'about', f.about,
-           'touches', f.touches, 'title', f.title, 'rule', f.rule) as data
+           'touches', f.touches, 'rule', f.rule) as data
   from (select t.*, {_TITLE} as title from triggered t join aimed c using (alert_id)) f
 ), braked as (
   select user_id, subject, alert_id, number, subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
@@ -209,7 +209,9 @@ judged as materialized (
          'alert-paused-' || alert_id || '-' || number from braked
 ), published as (
   insert into event (topic, user_id, payload)
-  select 'alert.triggered', user_id, data from told
+  select 'alert.triggered', user_id, jsonb_build_object(
+           'trigger_id', id, 'alert_id', alert_id, 'number', number, 'subject', subject, 'stream', stream,
+           'value', data->'value', 'happened_at', happened_at, 'title', title) from told
   union all
   select 'alert.paused', user_id, jsonb_build_object('alert_id', alert_id, 'title', title) from braked
 )

@@ -385,7 +385,7 @@ class Followed:
         self.standing = Standing(did.watch, (*fired, *fresh), touches, paused or did.paused)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, sizes=st.sampled_from([(20_000, 20_000, 10), (2, 1, 1), (3, 20_000, 10)]))
 def test_what_fires_is_what_following_each_alert_price_by_price_says(database, steps, sizes):
     db.rows("select seed.restore()")
