@@ -229,7 +229,7 @@ def explained(row: dict[str, Any], verdict: str) -> dict[str, str]:
     band = f" (and by at most {2 * Decimal(waited['band'])} more)" if Decimal(waited["band"]) else ""
     return {
         "alert": f"{row['alert_id']}, firing number {row['number']}",
-        "rule": " ".join(f"{name}={value}" for name, value in row["rule"].items()),
+        "rule": " ".join(f"{name}={value}" for name, value in row["rule"].items() if value is not None),
         "waited for": f"{row['subject']} {row['stream']} {arrow} {waited['level']}{band}{since}",
         "value": f"{row['value']:f}" + (f", before it {row['previous']:f}" if row["previous"] is not None else ""),
         "happened": f"{when(row['happened_at'])}, says {row['source']}",
