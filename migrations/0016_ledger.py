@@ -51,6 +51,7 @@ def up(migrator, db):
         create index transfer_debit on transfer (debit_id, id);
         create index transfer_credit on transfer (credit_id, id);
 
+        -- Functions that run as their owner look into pg_temp last: no temporary table of the app's stands in for ours.
         create function refuse_change() returns trigger language plpgsql as $$
         begin
           raise exception '%% of %% is refused: corrections are reversals', tg_op, tg_table_name;
@@ -65,7 +66,7 @@ def up(migrator, db):
         create trigger stays before delete on hold for each row execute function refuse_change();
 
         create function open_accounts(users bigint[], assets text[]) returns void
-        language sql set search_path = public as $$
+        language sql set search_path = public, pg_temp as $$
         -- The accounts of these users in these assets (pairwise), where there are none yet.
           insert into account (user_id, asset)
           select distinct u.id, u.asset from unnest(users, assets) as u(id, asset)
@@ -74,7 +75,7 @@ def up(migrator, db):
         $$;
 
         create function our_account(called text, of_asset text) returns bigint
-        language plpgsql set search_path = public as $$
+        language plpgsql set search_path = public, pg_temp as $$
         -- The id of one of our own accounts, which is opened if it is new.
         declare found_id bigint;
         begin
@@ -91,7 +92,7 @@ def up(migrator, db):
         );
 
         create function post_transfers(postings posting[]) returns setof transfer
-        language plpgsql set search_path = public as $$
+        language plpgsql set search_path = public, pg_temp as $$
         -- Post these in the open transaction, all or none, and return those that are new. A repeat is nothing; under
         -- the same cause and leg with another amount or account it is an error. What is `held` goes out of what is
         -- locked, and the caller lessens the order or the hold that locked it. Accounts are locked in the order of
@@ -157,7 +158,7 @@ def up(migrator, db):
         end $$;
 
         create function reverse_transfers(ids bigint[]) returns setof transfer
-        language plpgsql set search_path = public as $$
+        language plpgsql set search_path = public, pg_temp as $$
         -- Take transfers back, each once. What a user has spent of it meanwhile is owed from then on.
         declare
           reversals posting[] := array(
@@ -173,7 +174,7 @@ def up(migrator, db):
         create type holding as (cause text, cause_id bigint, account_id bigint, amount numeric);
 
         create function place_holds(holdings holding[]) returns setof hold
-        language plpgsql set search_path = public as $$
+        language plpgsql set search_path = public, pg_temp as $$
         -- Lock money for a purpose, all or none; returns the new holds. A repeat is nothing, with another amount an
         -- error, and more than is available is refused by account_not_overdrawn.
         declare
@@ -217,7 +218,7 @@ def up(migrator, db):
         end $$;
 
         create function release_holds(ids bigint[]) returns setof hold
-        language plpgsql set search_path = public as $$
+        language plpgsql set search_path = public, pg_temp as $$
         -- Give back what these holds hold; returns those that were pending.
         begin
           perform from hold where id = any(ids) order by id for update;
@@ -238,7 +239,7 @@ def up(migrator, db):
 
         -- What the served app may call: a withdrawal's money is held, then paid out or given back.
         create function hold_withdrawal(withdrawal bigint, of_user bigint, of_asset text, amount numeric) returns void
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         begin
           perform place_holds(array[(
             'withdrawal', withdrawal, (select id from account where user_id = of_user and asset = of_asset), amount
@@ -246,7 +247,7 @@ def up(migrator, db):
         end $$;
 
         create function post_withdrawal(withdrawal bigint, into_account text) returns void
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         declare held hold;
         begin
           select * into held from hold where cause = 'withdrawal' and cause_id = withdrawal for update;
@@ -260,7 +261,7 @@ def up(migrator, db):
         end $$;
 
         create function cancel_withdrawal(withdrawal bigint) returns void
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         begin
           perform release_holds(array(select id from hold where cause = 'withdrawal' and cause_id = withdrawal));
         end $$;

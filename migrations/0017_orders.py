@@ -51,7 +51,7 @@ def up(migrator, db):
         $$;
 
         create function reserve_for_order() returns trigger
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         -- What it will hold and of which account, and when a day order ends: with the session that is open or the next.
         declare
           on_pair record;
@@ -88,7 +88,7 @@ def up(migrator, db):
         create trigger reserve before insert on trade_order for each row execute function reserve_for_order();
 
         create function lock_for_orders() returns trigger
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         -- No order without its money: all of an insert find it, or account_not_overdrawn refuses the insert.
         begin
           perform from account where id = any(array(select account_id from placed)) order by id for update;
@@ -102,7 +102,7 @@ def up(migrator, db):
         create type fill as (trade_id bigint, buy_id bigint, sell_id bigint, quantity numeric, price numeric);
 
         create function fill_orders(fills fill[]) returns setof bigint
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         -- Post trades between orders; returns the ids of those that are posted, now or before. One that is missing came
         -- too late: an order of it has ended. The buyer pays cost and fee, the seller's fee is kept back from the cost;
         -- what a better price than the limit saves is free at once.
@@ -194,7 +194,7 @@ def up(migrator, db):
         end $$;
 
         create function cancel_orders(ids bigint[]) returns setof bigint
-        language plpgsql security definer set search_path = public as $$
+        language plpgsql security definer set search_path = public, pg_temp as $$
         -- Cancel orders that are open, and give back what they still hold; returns those that are cancelled, now or
         -- before. Where an engine matches, it must have let go of them first.
         begin

@@ -232,6 +232,25 @@ def test_the_app_may_withdraw_and_move_money_no_other_way(database):
                 db.rows(statement)
 
 
+def test_no_temporary_table_of_the_app_stands_in_for_one_of_ours(database):
+    grant()
+    ann = account_of(user(), "USD")
+    credit(1, 10, ann)
+    hold(1, ann, 10)
+    with db.transaction():
+        db.rows("set local role nightdesk_app")
+        db.rows(
+            """create temp table hold as select 1::bigint as id, %s::bigint as account_id, 'withdrawal' as cause,
+                 7::bigint as cause_id, 9::numeric as amount, 'pending' as state, now() as created_at,
+                 null::timestamptz as ended_at""",
+            ann,
+        )
+        db.rows("grant all on hold to public")
+        with pytest.raises(IntegrityError, match="withdrawal 7 holds nothing"), db.transaction():
+            db.rows("select post_withdrawal(7, 'elsewhere')")
+        db.rows("drop table pg_temp.hold")
+
+
 def test_what_was_written_past_the_functions_is_found(database):
     ann = account_of(user(), "USD")
     credit(1, 10, ann)
