@@ -116,7 +116,7 @@ def release(deposit_id: int, why: str, who: str) -> None:
 
 @deposits.command()
 @click.argument("chain")
-@click.argument("number", type=click.IntRange(0))
+@click.argument("number", type=click.IntRange(1))
 @why_option
 @who_option
 def rescan(chain: str, number: int, why: str, who: str) -> None:

@@ -60,7 +60,7 @@ class Esplora:
         path = f"/address/{address}/txs/chain"
         for _ in range(MOST_PAGES):
             transactions = parse_transactions(self._get(path), address)
-            payments += [payment for transaction in transactions for payment in transaction.payments]
+            payments += [p for transaction in transactions for p in transaction.payments if p.number > since]
             if not transactions or transactions[-1].number <= since:
                 return payments
             path = f"/address/{address}/txs/chain/{transactions[-1].tx}"

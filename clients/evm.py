@@ -52,7 +52,7 @@ class Evm:
         tagged = {tag: answer for tag, answer in zip(TAGS, answers[2:], strict=True) if not isinstance(answer, Problem)}
         blocks = {tag: parse_block(self.provider.name, answer) for tag, answer in tagged.items()}
         return Head(
-            number=quantity(self.provider.name, good(answers[1]), "eth_blockNumber"),
+            number=number(self.provider.name, good(answers[1]), "eth_blockNumber"),
             identity=hex(quantity(self.provider.name, good(answers[0]), "eth_chainId")),
             tags={tag: block for tag, block in blocks.items() if block},
         )
@@ -85,7 +85,7 @@ class Evm:
         return [replace(p, outcome=told[p.tx]) if p.output == COIN else p for p in payments]
 
     def fetch_balances(self, holdings: Sequence[tuple[str, str]], tip: Block) -> dict[str, int]:
-        """What these (address, contract) held at a block, in smallest units by contract."""
+        """What these (address, contract) held at a block, in smallest units by contract; Unavailable if it is gone."""
         calls: list[Call] = [
             ("eth_getBalance", [address, hex(tip.number)])
             if contract == NATIVE
@@ -95,6 +95,8 @@ class Evm:
         held: Counter[str] = Counter()
         for (_, contract), answer in zip(holdings, self._many(calls, SMALL), strict=True):
             held[contract] += quantity(self.provider.name, answer, f"balance of {contract or 'coin'}")
+        if self.fetch_blocks([tip.number]) != {tip.number: tip}:  # balances are asked for by number
+            raise Unavailable(f"{self.provider.name}: block {tip.number} is not {tip.hash} any more", retry_after=60)
         return held
 
     def fetch_decimals(self, contract: str) -> int:
@@ -131,6 +133,14 @@ def quantity(name: str, value: Any, field: str) -> int:
     raise Rejected(f"{name}: {field} is {value!r:.60}, not a quantity")
 
 
+def number(name: str, value: Any, field: str, most: int = 2**63 - 1) -> int:
+    """A quantity that counts blocks or logs: no chain has more of them than `most`."""
+    found = quantity(name, value, field)
+    if found > most:
+        raise Rejected(f"{name}: {field} is {value!r:.60}, above {most}")
+    return found
+
+
 def hexes(name: str, value: Any, field: str, length: int) -> str:
     """`0x` and so many hex digits, in lower case."""
     if isinstance(value, str) and len(value) == length + 2 and value.isascii():
@@ -145,7 +155,7 @@ def parse_block(name: str, value: Any) -> Block | None:
     if value is None:
         return None
     return Block(
-        quantity(name, fields.field(name, value, "number"), "number"),
+        number(name, fields.field(name, value, "number"), "number"),
         hexes(name, fields.field(name, value, "hash"), "hash", 64),
         hexes(name, fields.field(name, value, "parentHash"), "parentHash", 64),
     )
@@ -196,7 +206,7 @@ def _token(name: str, log: Any, block: Block) -> Payment | None:
     units = quantity(name, data, "data")
     payment = Payment(
         tx=hexes(name, fields.field(name, log, "transactionHash"), "transactionHash", 64),
-        output=quantity(name, fields.field(name, log, "logIndex"), "logIndex"),
+        output=number(name, fields.field(name, log, "logIndex"), "logIndex", 2**31 - 1),
         number=block.number,
         hash=mined_in,
         address="0x" + hexes(name, topics[2], "topics.2", 64)[-40:],

@@ -20,6 +20,7 @@ from domain.failures import Rejected, Unavailable
 
 NAME = "solana"
 SKIPPED = {-32007, -32009}  # error codes: this slot has no block
+NO_BLOCK = "skipped"  # in place of a hash
 OVERLAP = 64  # slots below the last that was read of an address
 TOKENS = 256  # added to the index of a token's account: its lamports have the index itself
 PAGE = 1000  # signatures in one answer
@@ -45,7 +46,9 @@ class Solana:
         first, confirmed, finalized = self._many(calls)
         final = fields.whole(NAME, finalized, "getSlot")
         tags = {"finalized": Block(final, "", "")}
-        return Head(fields.whole(NAME, confirmed, "getSlot"), fields.text(NAME, first, "getGenesisHash"), tags)
+        return Head(
+            fields.whole(NAME, confirmed, "getSlot", 2**63 - 1), fields.text(NAME, first, "getGenesisHash"), tags
+        )
 
     def fetch_blocks(self, numbers: Iterable[int]) -> dict[int, Block]:
         """The blocks of these slots; one that has none has the hash `skipped`."""
@@ -65,7 +68,8 @@ class Solana:
             for payment in parse_transaction(answer, signature, address)
         ]
         blocks = self.fetch_blocks(sorted({payment.number for payment in found} | {tip}))
-        if tip not in blocks or any(payment.number not in blocks for payment in found):
+        there = {number for number, block in blocks.items() if block.hash != NO_BLOCK}
+        if tip not in blocks or any(payment.number not in there for payment in found):
             raise Unavailable(f"{NAME}: a slot that it knows has no block yet")
         payments = [replace(payment, hash=blocks[payment.number].hash) for payment in found]
         return Page([blocks[number] for number in sorted(blocks)], payments)
@@ -120,7 +124,7 @@ class Solana:
 def parse_block(slot: int, answer: Any) -> Block | None:
     """`{"blockhash", "previousBlockhash", "parentSlot", …}` of a slot; None for null; `skipped` where it has none."""
     if isinstance(answer, Problem) and answer.code in SKIPPED:
-        return Block(slot, "skipped", "")
+        return Block(slot, NO_BLOCK, "")
     if good(answer) is None:
         return None
     return Block(slot, fields.text(NAME, fields.field(NAME, answer, "blockhash"), "blockhash"), "")

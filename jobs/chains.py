@@ -71,8 +71,9 @@ def look(node: Node, chain: str) -> Head:
             )
         if there.hash != block.hash:
             go_back(node, known)
-        elif head.number < known["cursor"]:
-            raise Unavailable(f"{node.provider.name}: it lags: its head is {head.number}, we have {known['cursor']}")
+            known = chains.known(chain)
+    if head.number < (known["cursor"] or 0):
+        raise Unavailable(f"{node.provider.name}: it lags: its head is {head.number}, we have {known['cursor']}")
     chains.answered(chain, head.number)
     return head
 

@@ -78,11 +78,12 @@ def verify_balances(due_at: datetime) -> dict[str, int]:
 
 
 def prove(node: Node, chain: str) -> list[dict[str, Any]]:
-    """What a chain says at the newest block that we have read, against the ledger."""
-    for tip in chains.newest(chain, 1):
-        held = node.fetch_balances(crediting.holdings(chain), tip)
+    """What a chain says at the newest block up to which we have read every address, against the ledger."""
+    for tip in chains.newest(chain, 1, chains.unread(chain) if node.by_address else None):
+        asked = crediting.holdings(chain)
+        held = node.fetch_balances(asked, tip)
         proofs = crediting.prove_chain(chain, tip, held)
-        if held and not proofs:
+        if held and (not proofs or asked != crediting.holdings(chain)):
             raise Unavailable(f"{node.provider.name}: its chain has moved while it was counted")
         return proofs
     return []

@@ -46,17 +46,17 @@ def up(migrator, db):
           chain text collate "C" not null references chain, contract text not null default '',
           asset text collate "C" not null references asset,
           decimals smallint not null check (decimals between 0 and 30),
-          minimum numeric not null default 0 check (minimum >= 0),  -- less is dust
+          minimum numeric not null default 0 check (minimum >= 0 and minimum < 1e78),  -- less is dust; NaN is above it
           confirmations int check (confirmations between 1 and 10000),  -- null: the chain's
           tag text check (tag in ('safe', 'finalized')),  -- final is what the chain's tag says, where its node has it
-          hold_above numeric check (hold_above >= 0),  -- so much and more waits for somebody's release
+          hold_above numeric check (hold_above >= 0 and hold_above < 1e78),  -- so much waits for somebody's release
           verified_at timestamptz, error text,  -- what the chain said of the decimals
           primary key (chain, contract),
           check (contract !~* '^0x' or contract ~ '^0x[0-9a-f]{40}$')
         );
         create table finality_tier (  -- from so much on, so many confirmations
           chain text collate "C" not null, contract text not null default '',
-          amount numeric not null check (amount > 0),
+          amount numeric not null check (amount > 0 and amount < 1e78),
           confirmations int not null check (confirmations between 1 and 10000),
           primary key (chain, contract, amount),
           foreign key (chain, contract) references chain_asset on delete cascade

@@ -162,6 +162,12 @@ def addresses_to_read(chain: str, first: int, limit: int) -> dict[str, int]:
     return dict(rows)
 
 
+def unread(chain: str) -> int | None:
+    """The number, on a chain that is read by address, from which on some address has not been read."""
+    ((number,),) = db.rows("select min(scanned_to) + 1 from chain_address where chain = %s", chain)
+    return int(number) if number is not None else None
+
+
 def of_ours(chain: str, payments: Sequence[Payment]) -> list[Payment]:
     """Those of the payments that go to addresses of users on a chain."""
     found = db.rows(
@@ -264,10 +270,10 @@ def rewind(chain: str, version: int | None, number: int) -> bool:
            ), forgotten as (
              delete from chain_block b using moved m where b.chain = m.name and b.number >= %s
            ), again as (
-             update chain_address a set scanned_to = least(scanned_to, %s) from moved m where a.chain = m.name
+             update chain_address a set scanned_to = %s from moved m where a.chain = m.name and a.scanned_to >= %s
            )
            select 1 from moved""",
-        *(number - 1, chain, number, version, version, number, number - 1),
+        *(number - 1, chain, number, version, version, number, number - 1, number),
     )
     return bool(moved)
 

@@ -52,7 +52,8 @@ def credit() -> Iterator[Credited]:
     A set that the ledger refuses is halved until the bad one is alone: it is held, and the rest goes through.
     """
     with db.transaction():
-        yield Credited(0, hold())
+        held = hold()
+    yield Credited(0, held)
     seen = 0
     while batch := due(seen):
         seen, sets = batch[-1], [batch]
@@ -76,16 +77,20 @@ def hold() -> int:
     """
     db.rows(
         """update deposit set state = 'confirming', reason = null, changed_at = now()
-           where state = 'held' and cleared_at is not null"""
+           where id = any(array(select id from deposit where state = 'held' and cleared_at is not null
+                                order by id for update skip locked))"""
     )
     ((held,),) = db.rows(
-        f"""with held as (
-             update deposit d set state = 'held', changed_at = now(), reason = coalesce(
-               h.reason, trim_scale(t.hold_above) || ' ' || t.asset || ' or more waits for a check')
-             from deposit e join chain_asset t using (chain, contract)
-                  left join deposit_hold h on h.user_id = e.user_id and h.ended_at is null
-             where e.state = 'confirmed' and e.cleared_at is null
-               and (h.user_id is not null or e.amount >= t.hold_above) and d.id = e.id and d.state = 'confirmed'
+        f"""with found as materialized (
+             select d.id, coalesce(
+               h.reason, trim_scale(t.hold_above) || ' ' || t.asset || ' or more waits for a check') as reason
+             from deposit d join chain_asset t using (chain, contract)
+                  left join deposit_hold h on h.user_id = d.user_id and h.ended_at is null
+             where d.state = 'confirmed' and d.cleared_at is null
+               and (h.user_id is not null or d.amount >= t.hold_above)
+             order by d.id for update of d skip locked
+           ), held as (
+             update deposit d set state = 'held', changed_at = now(), reason = f.reason from found f where d.id = f.id
              returning d.*
            ), published as (
              insert into event (topic, user_id, payload)
@@ -113,11 +118,15 @@ def hold_one(deposit_id: int, reason: str) -> int:
 
 
 # What may be credited: of an asset that is verified and not paused, on a chain that is not, in a block that we have
-# not seen replaced. Whoever takes it back meanwhile holds the deposit's row, so that its state decides.
+# not seen replaced, and nothing that is to be held: it may have been confirmed since we looked for that. Whoever takes
+# it back meanwhile holds the deposit's row, so that its state decides.
 _MAY = """
   d.state = 'confirmed' and d.paid
   and exists (select from chain_asset t
-              where (t.chain, t.contract) = (d.chain, d.contract) and t.verified_at is not null)
+              where (t.chain, t.contract) = (d.chain, d.contract) and t.verified_at is not null
+                and (d.cleared_at is not null or coalesce(d.amount < t.hold_above, true)))
+  and (d.cleared_at is not null
+       or not exists (select from deposit_hold h where h.user_id = d.user_id and h.ended_at is null))
   and not exists (select from credit_pause p where p.asset = d.asset)
   and not exists (select from chain c where c.name = d.chain and c.paused is not null)
   and not exists (select from chain_block b where (b.chain, b.number) = (d.chain, d.number) and b.hash <> d.hash)

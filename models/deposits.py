@@ -87,7 +87,8 @@ with shown as materialized (
          trim_scale(p.units * ('1e-' || t.decimals)::numeric) as amount,
          case when t.asset is null then 'unknown_asset' when p.outcome = 'removed' then 'removed'
               when d.hash <> p.hash and d.state <> 'orphaned' then 'same_id'
-              when row_number() over (partition by p.tx, p.output order by p.number) > 1 then 'same_id' end as odd,
+              when row_number() over (partition by p.tx, p.output, p.outcome = 'removed' order by p.number) > 1
+              then 'same_id' end as odd,
          case when p.outcome = 'failed' then 'the transaction failed on its chain'
               when p.units * ('1e-' || t.decimals)::numeric < t.minimum
               then 'dust: less than ' || trim_scale(t.minimum) || ' ' || t.asset end as wrong
@@ -106,7 +107,9 @@ with shown as materialized (
   on conflict (chain, tx, output) do update
   set number = excluded.number, hash = excluded.hash, address = excluded.address, user_id = excluded.user_id,
       contract = excluded.contract, asset = excluded.asset, units = excluded.units, amount = excluded.amount,
-      paid = excluded.paid, state = excluded.state, reason = excluded.reason, confirmations = 0, changed_at = now()
+      paid = excluded.paid, state = excluded.state, reason = excluded.reason, confirmations = 0, changed_at = now(),
+      cleared_at = case when (d.user_id, d.contract, d.units) = (excluded.user_id, excluded.contract, excluded.units)
+                        then d.cleared_at end  -- another log may have its number now
   where d.state = 'orphaned'
      or d.state in ('pending', 'confirming', 'confirmed') and not (d.paid and excluded.paid)  -- looked at again
   returning d.*
@@ -155,6 +158,7 @@ def in_flight(chain: str, limit: int) -> list[tuple[str, InFlight]]:
 def advance(steps: Sequence[tuple[InFlight, Step]]) -> tuple[int, int]:
     """Take deposits a step on, in the open transaction, if they are where they were; how many, and how many of them
     are confirmed now."""
+    lock([deposit.id for deposit, _ in steps])
     ((moved, confirmed),) = db.rows(
         _ADVANCE,
         db.array(deposit.id for deposit, _ in steps),
@@ -184,6 +188,11 @@ with step as materialized (
 )
 select count(*), count(*) filter (where state = 'confirmed' and was <> 'confirmed') from moved
 """
+
+
+def lock(ids: Sequence[int]) -> None:
+    """Whoever writes several deposits locks them in the order of their ids, and waits for nobody in a circle."""
+    db.rows("select 1 from deposit where id = any(%s) order by id for update", list(ids))
 
 
 def above(chain: str, number: int) -> list[int]:
