@@ -38,8 +38,8 @@ from generate_series(1, %s) n join app_user u on u.external_id = 'user' || (n * 
 FACTS = """jsonb_build_object('deposit_id', id, 'chain', chain, 'tx', tx, 'output', output, 'address', address,
                               'asset', asset, 'amount', amount::text)"""
 FLOOR = (
-    """insert into transfer (cause, cause_id, leg, debit_id, credit_id, asset, amount)
-       select 'deposit', d.id, 0, (select id from account where name = 'chain:ethereum'), a.id, d.asset, d.amount
+    """insert into transfer (cause, cause_id, leg, debit_id, credit_id, asset, amount, held)
+       select 'deposit', d.id, 0, (select id from account where name = 'chain:ethereum'), a.id, d.asset, d.amount, false
        from deposit d join account a on a.user_id = d.user_id and a.asset = d.asset
        where d.state = 'confirmed' order by d.id""",
     """update account a set balance = a.balance + d.amount
@@ -105,7 +105,7 @@ def row_by_row() -> None:
                 Account.update(balance=Account.balance + change).where(Account.id == side.id).execute()
             Transfer.insert(
                 cause="deposit", cause_id=deposit.id, leg=0, debit_id=house.id, credit_id=account.id,
-                asset=deposit.asset, amount=deposit.amount,
+                asset=deposit.asset, amount=deposit.amount, held=False,
             ).execute()  # fmt: skip
             deposit.state, deposit.credits = "credited", deposit.credits + 1
             deposit.credited_at = deposit.changed_at = db.rows("select now()")[0][0]

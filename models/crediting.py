@@ -166,7 +166,7 @@ def post(ids: Sequence[int]) -> int:
 _POST = f"""
 with posted as materialized (
   select t.cause_id from post_transfers(array(
-    select ('deposit', d.id, d.credits, c.id, u.id, d.amount, null)::posting
+    select ('deposit', d.id, d.credits, c.id, u.id, d.amount, false)::posting
     from deposit d join account u on u.user_id = d.user_id and u.asset = d.asset
          join account c on c.name = 'chain:' || d.chain and c.asset = d.asset
     where d.id = any(%s) order by d.id)) t

@@ -1,4 +1,4 @@
-"""Solana's JSON-RPC (solana.com/docs/rpc/http), as much of it as deposits need. Every seventh slot is skipped."""
+"""Solana's JSON-RPC (solana.com/docs/rpc/http), as much of it as deposits need."""
 
 from __future__ import annotations
 
@@ -54,10 +54,8 @@ class Solana(JsonRpc):
         block = self.chain.find(slot, now)
         if block is None:
             raise Error(-32004, f"Block not available for slot {slot}")
-        if not block.payments and slot % 7 == 0 and slot != self.chain.head(now):
-            raise Error(-32007, f"Slot {slot} was skipped, or missing due to ledger jump to recent snapshot")
         return {
-            "blockHeight": slot - slot // 7,
+            "blockHeight": slot,
             "blockTime": int(block.at),
             "blockhash": base58(block.hash),
             "parentSlot": slot - 1,
