@@ -38,8 +38,10 @@ def place(count: int, users: int, first_due: datetime, spread: timedelta, batch:
     """Open orders of all users that fall due one by one, in another order than they were made."""
     for start in range(0, count, batch):
         db.rows(
-            """insert into trade_order (user_id, pair, side, price, quantity, fee_rate, time_in_force, expires_at)
-               select 1 + n %% %s, %s, case n %% 2 when 0 then 'buy' else 'sell' end,
+            """insert into trade_order (external_id, user_id, pair, side, price, quantity, fee_rate, time_in_force,
+                                        expires_at)
+               select case n %% 10 when 0 then n::text end, 1 + n %% %s, %s,
+                      case n %% 2 when 0 then 'buy' else 'sell' end,
                       60000 + n %% 500 * 0.01, 0.001 + n %% 7 * 0.00000001, 0.001, 'GTD',
                       %s + %s * (n::bigint * 7919 %% %s) from generate_series(%s::int, %s) n""",
             *(users, PAIR, first_due, spread / count, count, start, min(start + batch, count) - 1),
