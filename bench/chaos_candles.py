@@ -32,6 +32,7 @@ from models import buckets, feeds, tickers
 SPAN = timedelta(days=40)
 DAY = timedelta(hours=24)
 PIECE = 2000  # trades written at once
+OTHERS = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
 XRPETH = DATA / "crypto" / "binance_XRPETH_aggtrades_2019-10-11_13.csv.gz"
 
 
@@ -95,6 +96,7 @@ def campaign(desk: scratch.Desk, prints: list[Print], kills: int, dice: random.R
         for _ in range(deaths.count(number)):
             running.append(kill(desk, running.pop(dice.randrange(2)), dice))
     desk.stop(*running)
+    scratch.wait_for(lambda: db.rows(OTHERS) == [(0,)])  # what they were at ends with their last statements
     for _ in buckets.build(feeds.TRADE, datetime.now(UTC)):
         pass
     return list(valid.values())
