@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -140,6 +140,7 @@ def aim(rule: Rule, measure: Measure, base: Decimal | None = None, tick_size: De
         if base is None:
             raise ValueError("there is no fresh value to count the percentage from")
         level = base * (1 + way * rule.level / 100)
+        _check_level(replace(rule, condition="above" if way == 1 else "below", base=None, level=level), measure)
         return made(side, level, way_back=measure.hysteresis(level))
     way_back = measure.hysteresis(rule.level)
     if rule.condition == "equals":

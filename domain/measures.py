@@ -17,8 +17,8 @@ BARS = {
     "1m": timedelta(minutes=1), "5m": timedelta(minutes=5), "15m": timedelta(minutes=15),
     "1h": timedelta(hours=1), "4h": timedelta(hours=4), "1d": timedelta(days=1),
 }  # fmt: skip
-BASE = re.compile(r"creation|close|([1-9]\d{0,2})h")  # of a percentage: what it is counted from
-INDICATOR = re.compile(r"(?P<name>rsi|sma|ema|atr|bollinger)(?P<length>[1-9]\d{0,2})|macd")
+BASE = re.compile(r"creation|close|([1-9][0-9]{0,2})h")  # of a percentage: what it is counted from
+INDICATOR = re.compile(r"(?P<name>rsi|sma|ema|atr|bollinger)(?P<length>[1-9][0-9]{0,2})|macd")
 LONGEST = 400  # bars of an indicator
 
 

@@ -12,7 +12,8 @@ def up(migrator, db):
           -- with which a webhook is signed: 32 random bytes
           secret text not null default 'whsec_' || encode(decode(replace(
             gen_random_uuid()::text || gen_random_uuid(), '-', ''), 'hex'), 'base64'),
-          verified_at timestamptz,  -- null: nobody has shown yet that it is theirs
+          -- null: nobody has shown yet that it is theirs
+          verified_at timestamptz check (verified_at > timestamptz '2000-01-01' and verified_at < timestamptz '2200-01-01'),
           off_at timestamptz, off_reason text, created_at timestamptz not null default now(),
           primary key (user_id, channel, address),
           check ((off_at is null) = (off_reason is null))
@@ -34,7 +35,7 @@ def up(migrator, db):
         create table quiet_hours (
           user_id bigint primary key references app_user, from_time time not null, until_time time not null,
           breaks_through text default 'critical' check (breaks_through in ('warning', 'critical')),  -- null: nothing
-          check (from_time <> until_time)
+          check (from_time <> until_time), check (from_time < '24:00' and until_time < '24:00')  -- which is 00:00
         );
 
         -- One row: who may be reached from here. `live` holds for the desk at `place` (its PUBLIC_URL) alone: a copy of

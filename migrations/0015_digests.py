@@ -7,7 +7,9 @@ def up(migrator, db):
         -- A row: the user wants it. `at_time` in the user's zone; none: 12:00 UTC, on Sundays 14:00 UTC.
         create table digest (
           user_id bigint not null references app_user, kind text not null check (kind in ('daily', 'weekly')),
-          at_time time, next_at timestamptz,  -- null: new, not planned yet
+          at_time time,
+          -- null: new, not planned yet
+          next_at timestamptz check (next_at > timestamptz '2000-01-01' and next_at < timestamptz '2200-01-01'),
           primary key (user_id, kind)
         );
         create index digest_due on digest (next_at);

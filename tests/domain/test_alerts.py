@@ -102,6 +102,7 @@ def test_a_rule_that_never_fires_or_always_or_makes_no_sense_for_its_measure_is_
         ({"condition": "above", "base": "24h"}, "only a percentage has"),
         ({"condition": "percent_up", "base": "0h"}, "no base '0h'"),
         ({"condition": "percent_up", "base": "721h"}, "no base '721h'"),
+        ({"condition": "percent_up", "base": "2\u0664h"}, "no base '2\u0664h'"),  # no digit that SQL reads
         ({"condition": "above", "frequency": "often"}, "one of once, bar, close, every"),
         ({"condition": "above", "frequency": "bar"}, "of what bar"),
         ({"condition": "above", "bar": "2h"}, "no bar '2h'"),
@@ -115,6 +116,11 @@ def test_an_impossible_rule_is_refused_with_what_would_be_right(rule, words):
         Rule(**rule)
 
 
+def test_a_percentage_that_leads_beyond_every_price_is_refused():
+    with pytest.raises(ValueError, match="never reached"):
+        aim(Rule("percent_up", D("1e14"), base="creation"), PRICE, D(100_000))
+
+
 def test_a_percentage_needs_a_value_to_count_from():
     with pytest.raises(ValueError, match="no fresh value"):
         aim(Rule("percent_up", D(5), base="creation"), PRICE)
@@ -124,7 +130,7 @@ def test_measures_are_found_by_name_and_lengths_of_indicators_are_free():
     assert [of_name(name)[1].name for name in ("price", "rsi", "sma50", "starts_at")] == [
         "price", "rsi14", "sma50", "starts_at",
     ]  # fmt: skip
-    for wrong in ("rsi1", "sma401", "sma", "obv", "rsi014", "macd9"):
+    for wrong in ("rsi1", "sma401", "sma", "obv", "rsi014", "macd9", "sma1\u0664"):
         with pytest.raises(ValueError, match="no indicator"):
             measure("technical", wrong)
     with pytest.raises(ValueError, match="no type 'magic'"):

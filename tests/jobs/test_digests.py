@@ -4,6 +4,7 @@ from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 import pytest
+from peewee import IntegrityError
 
 import db
 from domain.prices import Price
@@ -139,3 +140,10 @@ def test_whoever_wants_none_any_more_gets_none(database):
     fire(ann)
     digests.unwant(ann, "daily")
     assert run() == {}
+
+
+@pytest.mark.parametrize("when", ["0044-03-15 BC", "20000-01-01", "-infinity"])
+def test_the_app_cannot_plan_a_digest_for_a_time_that_nobody_can_read(database, when):
+    user = wants("ann")
+    with pytest.raises(IntegrityError):
+        db.rows("update digest set next_at = %s where user_id = %s", when, user)
