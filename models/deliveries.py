@@ -94,6 +94,8 @@ with first as materialized (
     join notification n on n.id = d.notification_id
   where d.state = 'pending' and d.tries = 0 and d.due_at <= now() and f.tries = 0 and n.kind = fn.kind
     and n.user_id = fn.user_id and n.severity <> 'critical' and fn.severity <> 'critical'
+    -- What was put back may have arrived all the same, under its own key.
+    and not exists (select from delivery_try where delivery_id in (d.id, f.id))
   order by d.id limit %s for update of d skip locked
 ), bundled as (
   update delivery d set state = 'bundled', leader_id = f.id from first f

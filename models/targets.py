@@ -136,9 +136,14 @@ def turn_off(user_id: int, channel: str, address: str, reason: str) -> bool:
     """An address takes nothing any more: what waits for it is given up. False if it was off before."""
     with db.transaction():
         db.rows(
-            """update delivery d set state = 'dead', ended_at = now(), reason = %s from notification n
-               where d.channel = %s and d.target = %s and d.state in ('pending', 'failed', 'held')
-                 and n.id = d.notification_id and n.user_id = %s""",
+            """with ended as (
+                 update delivery d set state = 'dead', ended_at = now(), reason = %s from notification n
+                 where d.channel = %s and d.target = %s and d.state in ('pending', 'failed', 'held')
+                   and n.id = d.notification_id and n.user_id = %s
+                 returning d.id, d.reason
+               )
+               update delivery d set state = 'dead', ended_at = now(), reason = e.reason
+               from ended e where d.leader_id = e.id and d.state = 'bundled'""",
             *(f"the address is off: {reason}", channel, address, user_id),
         )
         return bool(

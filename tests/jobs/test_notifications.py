@@ -388,6 +388,31 @@ def test_an_address_that_is_gone_is_tried_once_switched_off_and_its_user_is_told
     assert facts() == ["delivery.dead"]
 
 
+def test_what_has_gone_together_before_an_address_was_switched_off_ends_too(demo):
+    user = reach("ann", "webhook", f"{demo.url}/webhook/ann")
+    for n in range(4):
+        notifications.tell(user, "alert", f"{n}", data={"details": []})
+    demo.faults.add("webhook", 500)
+    assert run() == {"routed": 4, "failed": 1}
+    targets.turn_off(user, "webhook", f"{demo.url}/webhook/ann", "gone")
+    assert {state for state, *_ in states()} == {"dead"}
+
+
+def test_nothing_goes_along_with_a_message_that_may_have_arrived_before(demo):
+    user = reach("ann", "line", "U" + "1" * 32)
+    notifications.tell(user, "alert", "first", data={"details": []})
+    demo.faults.add("line", "reset")
+    assert run() == {"routed": 1, "put_back": 1}
+    demo.faults.clear()
+    for n in range(4):
+        notifications.tell(user, "alert", f"{n}", data={"details": []})
+    routed(["line"])
+    make_due()
+    db.rows("update delivery set due_at = now() - interval '1 s' where id = (select min(id) from delivery)")
+    assert run() == {"sent": 2}
+    assert texts(demo, "line") == ["first", "4 alerts"]
+
+
 def test_a_mailbox_that_the_server_calls_unknown_is_switched_off_but_a_refused_mail_is_not(server):
     server.answers["RCPT"] = ["550 5.1.1 no such user", "550 5.7.1 no thanks"]
     tell("ann"), tell("bob")
