@@ -14,10 +14,10 @@ from typing import Any
 import config
 import db
 import events
-from domain.deliveries import MAX_TRIES, rest, wait
+from domain.deliveries import MAX_TRIES, quiet_until, rest, wait
 from domain.failures import Rejected, Unavailable
 from domain.links import Unsubscribe, token
-from domain.notifications import Message, message, together
+from domain.notifications import Message, known_zone, message, together
 from models import deliveries, notifications, routing, targets
 from notify import limits
 from notify.channels import Channel, Crowded, Gone, Moved, channel
@@ -87,9 +87,12 @@ def outcomes(ways: list[Way]) -> Iterator[str]:
 
 
 def attempt(way: Way, delivery: dict[str, Any]) -> str:
-    """Send one message and record what came of it: sent, dry, failed, dead, put_back or postponed."""
+    """Send one message and record what came of it: sent, dry, failed, dead, put_back, postponed or held."""
     try:
         text = written(delivery)
+        if wait := quiet(delivery, datetime.now(UTC)):
+            deliveries.postpone(delivery, wait, "quiet hours", "held")
+            return "held"
         if delivery["mode"] != "live":
             deliveries.close_try(delivery, "dry")
             return "dry"
@@ -116,14 +119,24 @@ def written(delivery: dict[str, Any]) -> Message:
     """The message of a delivery. Raises Rejected if its data makes none: that costs this message alone."""
     if delivery["off_reason"]:
         raise Rejected(f"the address is off: {delivery['off_reason']}")
-    if not delivery["secret"] and delivery["channel"] not in ("email", "console"):
+    if not delivery["secret"] and delivery["channel"] != "console" and delivery["target"] != delivery["email"]:
         raise Rejected("the address was removed")
+    if delivery["unwanted"]:
+        raise Rejected(f"{delivery['kind']} is not wanted by {delivery['channel']}")
     try:
         if delivery["others"]:
             return together(delivery, delivery["others"], unsubscribe(delivery))
         return message(delivery, unsubscribe(delivery))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Rejected(f"no message can be made of its data: {error!r}") from error
+
+
+def quiet(delivery: dict[str, Any], now: datetime) -> timedelta | None:
+    """How long its user's quiet hours still last: they may have begun, or been set, since it was routed."""
+    if delivery["from_time"] is None:
+        return None
+    ends_at = quiet_until(now, known_zone(delivery["zone"]), delivery["from_time"], delivery["until_time"])
+    return ends_at - now if ends_at else None
 
 
 def unsubscribe(delivery: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ def up(migrator, db):
           level numeric not null default 0 check (level > -1e15 and level < 1e15), base text,
           frequency text not null default 'once' check (frequency in ('once', 'bar', 'close', 'every')), bar text,
           cooldown interval check (cooldown > interval '0' and cooldown <= interval '366 days'),
-          expires_at timestamptz check (expires_at > timestamptz '2000-01-01' and expires_at < timestamptz '2200-01-01'),
+          expires_at timestamptz check (expires_at > '2000-01-01' and expires_at < '2200-01-01'),
           status text not null default 'new' check (status in
             ('new', 'active', 'triggered', 'paused', 'expired', 'refused', 'removed')),
           reason text,  -- why it is refused or paused

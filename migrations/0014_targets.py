@@ -13,7 +13,7 @@ def up(migrator, db):
           secret text not null default 'whsec_' || encode(decode(replace(
             gen_random_uuid()::text || gen_random_uuid(), '-', ''), 'hex'), 'base64'),
           -- null: nobody has shown yet that it is theirs
-          verified_at timestamptz check (verified_at > timestamptz '2000-01-01' and verified_at < timestamptz '2200-01-01'),
+          verified_at timestamptz check (verified_at > '2000-01-01' and verified_at < '2200-01-01'),
           off_at timestamptz, off_reason text, created_at timestamptz not null default now(),
           primary key (user_id, channel, address),
           check ((off_at is null) = (off_reason is null))

@@ -9,7 +9,7 @@ def up(migrator, db):
           user_id bigint not null references app_user, kind text not null check (kind in ('daily', 'weekly')),
           at_time time,
           -- null: new, not planned yet
-          next_at timestamptz check (next_at > timestamptz '2000-01-01' and next_at < timestamptz '2200-01-01'),
+          next_at timestamptz check (next_at > '2000-01-01' and next_at < '2200-01-01'),
           primary key (user_id, kind)
         );
         create index digest_due on digest (next_at);

@@ -10,6 +10,7 @@ from peewee import BigIntegerField, CompositeKey, IntegerField, TextField, UUIDF
 
 import db
 from models.fields import InstantField
+from models.targets import HELD_BACK, UNWANTED
 
 
 class Delivery(db.BaseModel):
@@ -82,7 +83,7 @@ def claim(channel: str, place: str) -> dict[str, Any] | None:
     return delivery
 
 
-_CLAIM = """
+_CLAIM = f"""
 with first as materialized (
   select id, notification_id, target, channel, tries from delivery
   where channel = %s and state in ('pending', 'sending', 'failed') and due_at <= now()
@@ -93,7 +94,7 @@ with first as materialized (
     join delivery d on d.channel = f.channel and d.target = f.target and d.id <> f.id
     join notification n on n.id = d.notification_id
   where d.state = 'pending' and d.tries = 0 and d.due_at <= now() and f.tries = 0 and n.kind = fn.kind
-    and n.user_id = fn.user_id and n.severity <> 'critical' and fn.severity <> 'critical'
+    and n.user_id = fn.user_id and n.severity = fn.severity and n.severity <> 'critical'
     -- What was put back may have arrived all the same, under its own key.
     and not exists (select from delivery_try where delivery_id in (d.id, f.id))
   order by d.id limit %s for update of d skip locked
@@ -106,9 +107,11 @@ set state = 'sending', tries = d.tries + 1, tried_at = now(), due_at = now() + %
 from first f join notification n on n.id = f.notification_id join app_user u on u.id = n.user_id
   cross join delivery_switch s
   left join target t on t.user_id = n.user_id and t.channel = f.channel and t.address = f.target
+  left join quiet_hours q on q.user_id = n.user_id and {HELD_BACK}
 where d.id = f.id
 returning d.id, d.channel, d.key, d.target, d.tries, d.tried_at, n.user_id, n.kind, n.severity, n.subject, n.title,
-  n.data, n.created_at, u.zone, t.secret, t.off_reason, s.link_key,
+  n.data, n.created_at, u.email, u.zone, t.secret, t.off_reason, s.link_key, q.from_time, q.until_time,
+  {UNWANTED.format(channel="f.channel")} as unwanted,
   case when s.mode = 'live' and s.place = %s and s.place <> '' then 'live' else 'dry-run' end as mode
 """
 
@@ -149,12 +152,12 @@ def close_try(
     )
 
 
-def postpone(delivery: dict[str, Any], wait: timedelta, reason: str) -> None:
-    """A claimed delivery was not tried, as its turn comes later."""
+def postpone(delivery: dict[str, Any], wait: timedelta, reason: str, state: str = "pending") -> None:
+    """A claimed delivery was not tried, as its turn comes later; `held`: it is looked at again before it goes."""
     db.rows(
-        """update delivery set state = 'pending', tries = tries - 1, due_at = now() + %s, reason = %s
+        """update delivery set state = %s, tries = tries - 1, due_at = now() + %s, reason = %s
            where id = %s and state = 'sending' and tries = %s and tried_at = %s""",
-        *(wait, reason, delivery["id"], delivery["tries"], delivery["tried_at"]),
+        *(state, wait, reason, delivery["id"], delivery["tries"], delivery["tried_at"]),
     )
 
 

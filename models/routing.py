@@ -13,6 +13,7 @@ from typing import Any
 import db
 from domain.deliveries import price_is_back, quiet_until
 from domain.notifications import known_zone
+from models.targets import HELD_BACK, UNWANTED
 
 BATCH = 1000  # notifications, or held deliveries, that one statement looks at
 MANY = 5  # messages of a kind to one user within WINDOW; further ones wait for its end and go together
@@ -42,10 +43,8 @@ def _quiet(now: datetime) -> list[str]:
 
 
 # What a user has said about this kind, on this channel, of this subject: null if nothing stands against it.
-_UNWANTED = """
-  case when not coalesce((select p.wanted from preference p
-                          where p.user_id = n.user_id and p.channel = {channel} and p.kind in (n.kind, '*')
-                          order by p.kind = '*' limit 1), true) then n.kind || ' is not wanted by ' || {channel}
+_UNWANTED = f"""
+  case when {UNWANTED} then n.kind || ' is not wanted by ' || {{channel}}
        when exists (select from mute m where m.user_id = n.user_id and m.subject = n.subject
                     and (m.until is null or m.until > t.now)) then n.subject || ' is muted' end
 """
@@ -78,8 +77,7 @@ with new as materialized (
   select n.id, n.expires_at, w.channel, w.address, t.now, t.span,
     coalesce(case when n.expires_at <= t.now then 'too late' end, w.closed,
              {_UNWANTED.format(channel="w.channel")}) as refused,
-    case when n.severity = 'info' or q.breaks_through is null
-              or q.breaks_through = 'critical' and n.severity <> 'critical' then q.ends_at end as quiet_until,
+    case when {HELD_BACK} then q.ends_at end as quiet_until,
     n.severity <> 'critical' and t.most <= (
       select count(*) from (select o.kind, o.created_at from notification o
                             where o.user_id = n.user_id and o.id < n.id order by o.id desc limit t.looked_at) o
@@ -131,9 +129,15 @@ where d.state = 'held' and d.due_at <= t.now and d.expires_at > t.now
 order by d.due_at, d.id limit %s for update of d skip locked
 """
 
+# What was to go along with a message that is dropped is looked at by itself.
 _RELEASE = """
-update delivery d
-set state = case when r.reason is null then 'pending' else 'skipped' end, reason = r.reason,
-    ended_at = case when r.reason is not null then t.now end
-from cast(%s as timestamptz) as t(now), unnest(%s::bigint[], %s::text[]) as r(id, reason) where d.id = r.id
+with released as (
+  update delivery d
+  set state = case when r.reason is null then 'pending' else 'skipped' end, reason = r.reason,
+      ended_at = case when r.reason is not null then t.now end
+  from cast(%s as timestamptz) as t(now), unnest(%s::bigint[], %s::text[]) as r(id, reason) where d.id = r.id
+  returning d.id, d.state
+)
+update delivery d set state = 'held', leader_id = null, reason = 'quiet hours'
+from released r where d.leader_id = r.id and d.state = 'bundled' and r.state = 'skipped'
 """

@@ -93,6 +93,17 @@ class DeliverySwitch(db.BaseModel):
         table_name = "delivery_switch"
 
 
+# Of a notification `n`: whether its user wants none of its kind on a channel, and whether quiet hours `q` hold it.
+UNWANTED = """
+  not coalesce((select p.wanted from preference p
+                where p.user_id = n.user_id and p.channel = {channel} and p.kind in (n.kind, '*')
+                order by p.kind = '*' limit 1), true)
+"""
+HELD_BACK = """
+  (n.severity = 'info' or q.breaks_through is null or q.breaks_through = 'critical' and n.severity <> 'critical')
+"""
+
+
 def add(user_id: int, channel: str, address: str, *, verified: bool) -> None:
     """Reach a user at another address; one that was off is tried again."""
     db.rows(

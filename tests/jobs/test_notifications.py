@@ -534,7 +534,34 @@ def test_a_message_that_was_held_overnight_goes_in_the_run_in_which_it_is_let_go
     targets.be_quiet(user_with("ann@example.com"), time(0), time(23, 59, 59))
     assert run() == {"routed": 1}
     db.rows("update delivery set due_at = now() where state = 'held'")
+    db.rows("delete from quiet_hours")
     assert run() == {"released": 1, "sent": 1}
+
+
+def test_what_was_to_go_before_the_quiet_hours_began_is_held_and_looked_at_again(demo):
+    user = reach("ann", "telegram", "1001")
+    for n in range(4):
+        notifications.tell(user, "alert", f"{n}", subject=f"{n}", data={"details": []})
+    notifications.tell(user, "alert", "storm", severity="warning", data={"details": []})
+    routed(["telegram"])
+    targets.be_quiet(user, time(0), time(23, 59, 59), "warning")
+    assert run() == {"held": 1, "sent": 1}
+    assert texts(demo, "telegram") == ["<b>storm</b>"]
+    assert [state for state, *_ in states()] == ["held", "bundled", "bundled", "bundled", "sent"]
+    db.rows("update delivery set due_at = now() where state = 'held'")
+    db.rows("delete from quiet_hours"), db.rows("insert into mute values (%s, '0')", user)
+    assert run() == {"dropped": 1}
+    assert run()["released"] == 3, "what was to go along is none the worse"
+
+
+def test_whoever_unsubscribes_or_changes_their_address_gets_nothing_that_is_on_its_way(server):
+    tell("ann"), tell("bob")
+    routed(["email"])
+    targets.want(user_with("ann@example.com"), "order", "email", wanted=False)
+    db.rows("update app_user set email = 'new@example.com' where external_id = 'bob@example.com'")
+    assert run() == {"dead": 2}
+    assert sorted(reason for *_, reason in states()) == ["order is not wanted by email", "the address was removed"]
+    assert server.mails == []
 
 
 def test_a_fault_of_our_own_costs_one_message_a_try_and_is_not_hidden(server, monkeypatch):
