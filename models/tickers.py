@@ -154,19 +154,24 @@ reach as materialized (
 )
 """
 
+# A correction that the candles do not have yet changes nothing, as they still count what it corrects.
+_COUNTS = """(v.xid, v.id) <= (r.xid, r.id) and v.quantity > 0 and not exists (
+    select from trade c where c.symbol = v.symbol and c.traded_at = v.traded_at and c.corrects = v.id
+      and c.corrects is not null and (c.xid, c.id) <= (r.xid, r.id))"""
+
 # The 24 hours of some pairs as the candles and trades say, up to the candles' position.
-_AFRESH = """
+_AFRESH = f"""
 anew as materialized (
   select symbol from moved where afresh or %(all)s
 ), piece as materialized (
   select v.symbol, v.price as high, v.price as low, v.quantity as volume, v.quantity * v.price as quote_volume,
          1::bigint as trades
-  from reach r, anew a join valid_trade v using (symbol)
-  where v.traded_at > %(since)s and v.traded_at < %(minute)s and (v.xid, v.id) <= (r.xid, r.id)
+  from reach r, anew a join trade v using (symbol)
+  where v.traded_at > %(since)s and v.traded_at < %(minute)s and {_COUNTS}
   union all
   select v.symbol, v.price, v.price, v.quantity, v.quantity * v.price, 1
-  from reach r, anew a join valid_trade v using (symbol)
-  where v.traded_at >= %(last_minute)s and v.traded_at <= %(until)s and (v.xid, v.id) <= (r.xid, r.id)
+  from reach r, anew a join trade v using (symbol)
+  where v.traded_at >= %(last_minute)s and v.traded_at <= %(until)s and {_COUNTS}
   union all
   select c.symbol, c.high, c.low, c.volume, c.quote_volume, c.trades
   from anew a join candle c using (symbol)
@@ -204,14 +209,14 @@ with {_MOVES}, {_AFRESH}, made as materialized (
               else coalesce(l.traded_at, m.last_at, d.known_at) end as last_at
   from moved m left join whole w using (symbol)
     left join lateral (
-      select v.price, v.traded_at from reach r, valid_trade v
+      select v.price, v.traded_at from reach r, trade v
       where (w.symbol is not null or m.opens) and v.symbol = m.symbol and v.traded_at > %(since)s
-        and v.traded_at <= %(until)s and (v.xid, v.id) <= (r.xid, r.id)
+        and v.traded_at <= %(until)s and {_COUNTS}
       order by v.traded_at, v.id limit 1) f on true
     left join lateral (
-      select v.price, v.traded_at from reach r, valid_trade v
+      select v.price, v.traded_at from reach r, trade v
       where (w.symbol is not null or m.ends) and v.symbol = m.symbol and v.traded_at > %(since)s
-        and v.traded_at <= %(until)s and (v.xid, v.id) <= (r.xid, r.id)
+        and v.traded_at <= %(until)s and {_COUNTS}
       order by v.traded_at desc, v.id desc limit 1) l on true
     left join lateral (
       select c.close, c.known_at from candle c

@@ -179,6 +179,22 @@ def test_a_step_follows_the_candles_and_not_trades_that_they_do_not_have_yet():
     assert ticker()[3] == 200
 
 
+def test_a_correction_that_the_candles_do_not_have_yet_waits_for_them():
+    first, last = trade(0, 100), trade(7200, 120)
+    advance(7260)
+    trade(0, 100, 0, corrects=first)
+    tickers.advance(at(10_860))  # an hour later: made afresh
+    assert ticker()[:4] == (100, 120, 100, 120)
+    advance(10_861)
+    assert ticker()[:4] == (120, 120, 120, 120)
+    advance(86_399)
+    trade(7200, 120, 0, corrects=last)
+    tickers.advance(at(86_401))
+    assert ticker()[:4] == (120, 120, 120, 120)
+    advance(86_402)
+    assert ticker() == (None, None, None, None, None, None, 0, 0, 0)
+
+
 def test_a_position_that_is_lost_or_a_long_pause_begins_afresh():
     trade(0, 100)
     advance(10)
