@@ -17,7 +17,8 @@ def up(migrator, db):
           id bigint generated always as identity, xid xid8 not null default pg_current_xact_id(),
           primary key (symbol, traded_at, id),
           check (quantity > 0 or corrects is not null),
-          check (traded_at < received_at + interval '15 minutes')  -- clocks differ, but not by more
+          check (traded_at < received_at + interval '15 minutes'),  -- clocks differ, but not by more
+          check (traded_at >= timestamptz '2000-01-01 00:00Z')  -- one of -infinity or before Christ would stop all
         ) partition by range (traded_at);
         create index trade_position on trade (xid, id);
         create index trade_time on trade (traded_at);

@@ -151,6 +151,14 @@ def test_the_database_itself_refuses_a_trade_that_is_none(price, quantity):
         trade(0, price, quantity)
 
 
+@pytest.mark.parametrize("when", ["-infinity", "0044-03-15 BC", "1999-12-31"])
+def test_a_trade_from_a_time_that_no_exchange_of_ours_has_seen_is_refused(when):
+    with pytest.raises(IntegrityError, match="trade_traded_at_check"):
+        db.rows(
+            "insert into trade (symbol, traded_at, price, quantity, side) values ('BTCUSDT', %s, 1, 1, 'buy')", when
+        )
+
+
 def test_a_trade_from_the_future_is_refused_and_one_of_an_unknown_pair_too():
     ahead = (datetime.now(UTC) - NOW).total_seconds() + 16 * 60
     with pytest.raises(IntegrityError, match="check"):
