@@ -132,7 +132,8 @@ def bars(symbol: str, first: date, last: date) -> list[stocks.Bar]:
 
 
 def keep_bars(found: Sequence[stocks.Bar], received_at: datetime) -> int:
-    """Write bars that are new or other ones than before; how many."""
+    """Write bars that are new or other ones than before; how many. Of a day that a source has twice the last counts."""
+    found = list({(bar.symbol, bar.date): bar for bar in found}.values())
     columns = ("symbol", "date", "open", "high", "low", "close", "volume", "source")
     ((written,),) = db.rows(_BARS, *(db.array(getattr(bar, name) for bar in found) for name in columns), received_at)
     return int(written)
@@ -160,11 +161,14 @@ select count(*) from written
 def keep_actions(
     splits: Iterable[stocks.Split], dividends: Iterable[stocks.Dividend], received_at: datetime
 ) -> dict[str, list[str]]:
-    """Write splits and dividends that are new or other ones than before; the symbols of each kind that have some."""
+    """Write splits and dividends that are new or other ones than before; the symbols of each kind that have some.
+
+    A regular and a special dividend of one day are paid together.
+    """
     splits, dividends = list(splits), list(dividends)
     split = db.rows(
         """insert into split as k (symbol, date, ratio, source, received_at)
-           select s.*, %s
+           select distinct on (s.symbol, s.date) s.*, cast(%s as timestamptz)
            from unnest(%s::text[], %s::date[], %s::numeric[], %s::text[]) as s(symbol, date, ratio, source)
            where s.ratio <> 1
            on conflict (symbol, date) do update set
@@ -178,9 +182,11 @@ def keep_actions(
     paid = db.rows(
         """insert into dividend as k
              (symbol, ex_on, amount, declared_on, recorded_on, paid_on, source, received_at)
-           select s.*, %s
+           select symbol, ex_on, sum(distinct amount), min(declared_on), min(recorded_on), min(paid_on), min(source),
+                  cast(%s as timestamptz)
            from unnest(%s::text[], %s::date[], %s::numeric[], %s::date[], %s::date[], %s::date[], %s::text[])
                 as s(symbol, ex_on, amount, declared_on, recorded_on, paid_on, source)
+           group by symbol, ex_on
            on conflict (symbol, ex_on) do update set
              amount = excluded.amount, declared_on = coalesce(excluded.declared_on, k.declared_on),
              recorded_on = coalesce(excluded.recorded_on, k.recorded_on),

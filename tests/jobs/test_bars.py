@@ -117,6 +117,19 @@ def test_one_stock_that_fails_and_one_that_is_unknown_cost_only_themselves(sourc
     assert dict(db.rows("select symbol, state from stock")) == {"AAPL": "new", "MSFT": "listed", "GONE": "unknown"}
 
 
+def test_a_day_or_an_ex_date_that_a_source_has_twice_costs_nobody_anything(source):
+    follow("AAPL", "MSFT")
+    paid = [Dividend("AAPL", LAST, Decimal(amount), "yahoo") for amount in ("0.25", "3", "3")]
+    split = Split("AAPL", days(9)[0], Decimal(2), "yahoo")
+    source["AAPL"] = History((bar("AAPL", LAST, 100), bar("AAPL", LAST, 101)), (split, split), tuple(paid))
+    source["MSFT"] = walk("MSFT", 5)
+    counts = sync_daily_bars("XNYS", due_at=NOW)
+    assert (counts["asked"], counts["failed"], counts["bars"]) == (2, 0, 6)
+    assert stored("AAPL") == {LAST: 101}, "its last word"
+    assert db.rows("select amount from dividend") == [(Decimal("3.25"),)], "a regular and a special one"
+    assert find_gaps(due_at=NOW)["healed"] == 0
+
+
 def test_bars_that_cannot_be_are_put_aside_and_the_others_are_kept(source):
     follow("AAPL")
     good = walk("AAPL", 20)
