@@ -73,7 +73,7 @@ async def quotes(request: Request) -> Response:
 
     With `as_of` (an ISO instant) the price of each of these symbols that was known then.
     """
-    symbols = request.query_params.getlist("symbol") or None
+    symbols = symbols_of(request)
     if (at := instant(request, "as_of")) is not None:
         known = [(symbol, await blocking.run(prices.as_of, symbol, at)) for symbol in symbols or ()]
         return tagged(request, {"as_of": at, "quotes": [{"symbol": name, **row} for name, row in known if row]})
@@ -86,7 +86,7 @@ async def quotes(request: Request) -> Response:
 @needs(READ)
 async def candle_line(request: Request) -> Response:
     """Candles without gaps: `?symbol=&interval=`, the last 500, or those `from` … `to`, 5000 at most; as of `as_of`."""
-    symbol, interval = request.query_params.get("symbol", ""), request.query_params.get("interval", "1m")
+    (symbol, *_), interval = symbols_of(request) or [""], request.query_params.get("interval", "1m")
     if interval not in LENGTHS:
         raise HTTPException(422, f"interval: {interval!r} is not one of {', '.join(LENGTHS)}")
     at = instant(request, "as_of")
@@ -100,20 +100,33 @@ async def candle_line(request: Request) -> Response:
 @needs(READ)
 async def ticker_list(request: Request) -> Response:
     """The last 24 hours of each pair, `until` when; `?symbol=` for some."""
-    rows = await blocking.run(tickers.tickers, request.query_params.getlist("symbol") or None)
+    rows = await blocking.run(tickers.tickers, symbols_of(request))
     until = rows[0]["until"] if rows else None
     return tagged(request, {"until": until, "tickers": [{k: v for k, v in r.items() if k != "until"} for r in rows]})
 
 
+def symbols_of(request: Request) -> list[str] | None:
+    """The symbols that are asked for, None for all. Raises 422 for one that no database could have."""
+    symbols = request.query_params.getlist("symbol")
+    if any("\0" in symbol for symbol in symbols):
+        raise HTTPException(422, "symbol: there is a NUL in it")
+    return symbols or None
+
+
 def instant(request: Request, name: str) -> datetime | None:
-    """A parameter that is an instant in ISO 8601, UTC where no zone is given. Raises 422 for anything else."""
+    """A parameter that is an instant in ISO 8601, UTC where no zone is given. Raises 422 for anything else.
+
+    Years 1600 to 2999: five thousand buckets earlier or later are times too.
+    """
     text = request.query_params.get(name)
     if not text:
         return None
     try:
         at = datetime.fromisoformat(text.replace(" ", "+"))  # a + that was not quoted
     except ValueError:
-        raise HTTPException(422, f"{name}: {text!r} is not an instant such as 2026-11-23T14:30:00+00:00") from None
+        at = datetime.min
+    if not 1600 <= at.year <= 2999:
+        raise HTTPException(422, f"{name}: {text!r} is not an instant of 1600 to 2999 such as 2026-11-23T14:30:00Z")
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

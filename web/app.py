@@ -68,7 +68,8 @@ async def server_away(request: Request, failure: Exception) -> Response:
 async def refused(_: Request, failure: Exception) -> Response:
     """Unknown paths and wrong methods, as JSON like every other answer."""
     status, headers = getattr(failure, "status_code", 500), getattr(failure, "headers", None)
-    return JSONResponse({"error": str(getattr(failure, "detail", "failed")).lower()}, status, headers)
+    detail = str(getattr(failure, "detail", "failed"))
+    return JSONResponse({"error": detail[:1].lower() + detail[1:]}, status, headers)
 
 
 class SecureHeaders:

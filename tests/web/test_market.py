@@ -48,6 +48,28 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(program):
     assert program.get("/api/candles").json()["candles"] == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("candles?symbol=BTCUSDT&interval=1w&to=0001-01-01", "to: '0001-01-01' is not an instant of 1600 to 2999"),
+        ("candles?symbol=BTCUSDT&as_of=9999-12-31T23:59:59-14:00", "as_of: '9999-12-31T23:59:59-14:00' is not an"),
+        ("candles?symbol=%00", "symbol: there is a NUL in it"),
+        ("tickers?symbol=BTCUSDT&symbol=%00", "symbol: there is a NUL in it"),
+        ("quotes?symbol=%00", "symbol: there is a NUL in it"),
+        ("candles?symbol=BTCUSDT&interval=1y", "1w, 1M"),
+    ],
+)
+def test_hostile_parameters_are_refused_as_the_callers_fault(program, asked, says):
+    answer = program.get(f"/api/{asked}")
+    assert (answer.status_code, says in answer.json()["error"]) == (422, True), answer.text
+
+
+def test_no_span_however_long_or_turned_round_is_more_than_an_answer_holds(program):
+    path = "/api/candles?symbol=BTCUSDT&interval=1m"
+    assert len(program.get(f"{path}&from=1600-01-01&to=2025-11-07&limit=1000000000").json()["candles"]) <= 5000
+    assert program.get(f"{path}&from=2025-11-04&to=2025-11-03").json()["candles"] == []
+
+
 def test_tickers_come_with_the_end_of_their_24_hours(program):
     answer = program.get("/api/tickers?symbol=BTCUSDT").json()
     assert answer["until"] == "2025-11-03T13:00:00+00:00"
