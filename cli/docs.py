@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +62,33 @@ def jobs() -> str:
     import queues
     from scheduler import SCHEDULE
 
-    when = {entry.spec.path: entry for entry in SCHEDULE}
     lines = [
         "# Jobs", "", GENERATED, "",
         "| job | queue | when | variable | time-out | tries | what it does |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     ours = [job for path, job in sorted(queues.load_jobs().items()) if path.startswith("jobs.")]
     for job in ours:
-        entry = when.get(job.path)
+        entries = [entry for entry in SCHEDULE if entry.spec.path == job.path]
+        when = together(str(entry.cadence) for entry in entries)
+        variable = together(entry.variable for entry in entries)
         lines.append(
-            f"| `{job.name}` | {job.queue} | {entry.cadence if entry else 'when called'} | "
-            f"{f'`{entry.variable}`' if entry else ''} | {job.timeout} s | {job.tries} | {job.summary} |"
+            f"| `{job.name}` | {job.queue} | {when or 'when called'} | {variable and f'`{variable}`'} | "
+            f"{job.timeout} s | {job.tries} | {job.summary} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def together(texts: Iterable[str]) -> str:
+    """Texts as one, with the word in which they differ in braces; those that differ in several, one after the other.
+
+    >>> together(["while_open XNYS 15s", "while_open XLON 15s"])
+    'while_open {XNYS,XLON} 15s'
+    """
+    words = [re.split("([ _])", text) for text in dict.fromkeys(texts)]
+    places = [list(dict.fromkeys(place)) for place in zip(*words, strict=False)]
+    if len({len(row) for row in words}) > 1 or sum(len(place) > 1 for place in places) > 1:
+        return ", ".join("".join(row) for row in words)
+    return "".join(f"{{{','.join(place)}}}" if len(place) > 1 else place[0] for place in places)
 
 
 def contract() -> str:

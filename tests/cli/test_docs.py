@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 import db
-from cli.docs import models, pages
+from cli.docs import jobs, models, pages, together
 from cli.migrate import grant
 from domain.prices import Price
 from jobs.alerts import check_alerts
@@ -18,6 +18,17 @@ from models import prices
 def test_generated_files_are_up_to_date() -> None:
     old = [path.name for path, text in pages().items() if not path.is_file() or path.read_text() != text]
     assert not old, "run `nightdesk docs`"
+
+
+def test_a_job_with_several_entries_stands_with_all_their_cadences() -> None:
+    (line,) = (row for row in jobs().splitlines() if row.startswith("| `sync_daily_bars`"))
+    assert (
+        "| after_close {XNYS,XLON,XHKG,XTKS,XBKK} 90m | `SYNC_DAILY_BARS_{XNYS,XLON,XHKG,XTKS,XBKK}_INTERVAL` |" in line
+    )
+    assert together(["every 1m", "every 1m"]) == "every 1m"
+    assert together(["every 1m", "cron 1 2 * * * UTC"]) == "every 1m, cron 1 2 * * * UTC"
+    assert together(["every 1m +1s", "every 2m +2s"]) == "every 1m +1s, every 2m +2s"
+    assert together([]) == ""
 
 
 @pytest.mark.usefixtures("database")
