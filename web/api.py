@@ -124,8 +124,8 @@ def instant(request: Request, name: str) -> datetime | None:
     try:
         at = datetime.fromisoformat(text.replace(" ", "+"))  # a + that was not quoted
     except ValueError:
-        at = datetime.min
-    if not 1600 <= at.year <= 2999:
+        at = None
+    if at is None or not 1600 <= at.year <= 2999:
         raise HTTPException(422, f"{name}: {text!r} is not an instant of 1600 to 2999 such as 2026-11-23T14:30:00Z")
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
