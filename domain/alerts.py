@@ -19,6 +19,7 @@ FREQUENCIES = ("once", "bar", "close", "every")
 PERCENT = ("percent_up", "percent_down")
 POINTS = Decimal("0.2")  # so far back must a change in percent be before it counts anew
 LONGEST = timedelta(days=366)
+DECIMALS = 30  # of a level
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def check(rule: Rule, measure: Measure) -> None:
     name, level = measure.name, rule.level
     if rule.condition not in measure.conditions:
         raise ValueError(f"{name} is never {rule.condition!r}: one of {', '.join(measure.conditions)}")
+    if -int(level.as_tuple().exponent) > DECIMALS:
+        raise ValueError(f"a level has at most {DECIMALS} decimals")
     _check_frequency(rule, measure)
     if rule.condition in PERCENT:
         if level <= 0 or (rule.condition == "percent_down" and level >= 100):

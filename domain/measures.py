@@ -74,6 +74,7 @@ class Reading:
 
 
 D = Decimal
+LATEST = D(7_258_118_400)  # the year 2200, in seconds: what is later is in milliseconds
 DAYS = timedelta(days=5)  # a weekend with a holiday at either end: what is worked out of prices may be so old
 PRICE = Measure("price", "", PRICES, low=D(0), high=HIGHEST)
 LINE = Measure("sma", "", LEVELS, low=D(0), high=HIGHEST, max_age=DAYS, by_bar=True)  # of an indicator
@@ -247,6 +248,7 @@ def doubt(reading: Reading) -> str | None:
     except ValueError as wrong:
         return f"{reading.source}: {reading.subject}: {wrong}"
     off = kind == "date" and reading.value == D("Infinity")
-    if not off and (not reading.value.is_finite() or abs(reading.value) >= HIGHEST):
-        return f"{reading.source}: the {reading.measure} of {reading.subject} is {reading.value}, not a number"
+    if not off and (not reading.value.is_finite() or abs(reading.value) >= (LATEST if kind == "date" else HIGHEST)):
+        what = "date" if kind == "date" else "number"
+        return f"{reading.source}: the {reading.measure} of {reading.subject} is {reading.value}, not a {what}"
     return None

@@ -18,7 +18,7 @@ def up(migrator, db):
           condition text not null check (condition in
             ('above', 'below', 'equals', 'crosses', 'percent_up', 'percent_down', 'happens', 'within')),
           direction text check (direction in ('either', 'up', 'down')),
-          level numeric not null default 0 check (level > -1e15 and level < 1e15), base text,
+          level numeric not null default 0 check (level > -1e15 and level < 1e15 and scale(level) <= 30), base text,
           frequency text not null default 'once' check (frequency in ('once', 'bar', 'close', 'every')), bar text,
           cooldown interval check (cooldown > interval '0' and cooldown <= interval '366 days'),
           expires_at timestamptz check (expires_at > '2000-01-01' and expires_at < '2200-01-01'),

@@ -83,6 +83,7 @@ def test_a_level_that_no_price_can_reach_or_that_every_price_is_beyond_is_refuse
         ("mention", {"condition": "happens", "level": D(3)}, "no level"),
         ("starts_at", {"condition": "within", "level": D(0)}, "more than none"),
         ("starts_at", {"condition": "within", "level": D(60), "frequency": "bar", "bar": "1h"}, "no bars"),
+        ("price", {"condition": "above", "level": D("1e-31")}, "at most 30 decimals"),
     ],
 )
 def test_a_rule_that_never_fires_or_always_or_makes_no_sense_for_its_measure_is_refused(name, rule, words):
@@ -153,6 +154,8 @@ def test_a_reading_that_is_no_number_is_left_out_with_the_reason_and_the_others_
     assert kept == [good, off]
     assert "AAPL" in doubts[0]
     assert "no measure 'obv'" in believable([Reading("AAPL", "obv", D(1), now, "x")])[1][0]
+    in_milliseconds = Reading("M1", "starts_at", D(1_795_000_000_000), now, "x")
+    assert "not a date" in believable([in_milliseconds])[1][0]
 
 
 def test_rules_of_a_version_that_is_not_known_are_not_guessed_at():

@@ -259,8 +259,8 @@ def test_what_the_app_pauses_or_removes_by_itself_fires_nothing_and_can_be_taken
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("level", "NaN"), ("level", "1e16"), ("condition", "near"), ("frequency", "often"), ("cooldown", "-1 s"),
-     ("cooldown", "400 days"), ("expires_at", "infinity"), ("expires_at", "0044-03-15 BC")],
+    [("level", "NaN"), ("level", "1e16"), ("level", "1e-16383"), ("condition", "near"), ("frequency", "often"),
+     ("cooldown", "-1 s"), ("cooldown", "400 days"), ("expires_at", "infinity"), ("expires_at", "0044-03-15 BC")],
 )  # fmt: skip
 def test_the_database_refuses_what_is_not_even_a_rule(column, value):
     with pytest.raises(PeeweeException):
