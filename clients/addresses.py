@@ -11,6 +11,8 @@ from domain.failures import Rejected
 IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
+_SITE = ipaddress.ip_network("fec0::/10")  # RFC 3879: what was private before fc00::/7
+
 
 class Private(Rejected):
     """The URL leads to an address that is not public."""
@@ -26,7 +28,7 @@ def public(address: str, *, loopback: bool = False) -> bool:
     for inner in _inside(ip):
         if inner.is_loopback and loopback:
             continue
-        if not inner.is_global or inner.is_multicast or inner.is_reserved:
+        if not inner.is_global or inner.is_multicast or inner.is_reserved or inner in _SITE:
             return False
     return True
 
