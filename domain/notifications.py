@@ -15,7 +15,7 @@ LONGEST_TEXT = 500  # characters of one title, label or value
 MOST_LINES = 20  # of a part of a message
 FIRST_STRONG, END = "\u2068", "\u2069"  # isolate what stands between them from the direction of its neighbours
 # Control characters end headers and lines; the others turn the direction of what follows, or are not seen at all.
-UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Email(Plain):
         mail = compose(target, message)
         server = self._server = self._server or self._connect()
         try:
-            server.send_message(mail)
+            server.send_message(mail, to_addrs=[target])
         except smtplib.SMTPRecipientsRefused as refused:
             code, words = refused.recipients[target]
             failure = self._failure(code, words)
@@ -141,6 +141,8 @@ def compose(target: str, message: Message) -> EmailMessage:
     place = parseaddr(config.settings.mail_from)[1].rpartition("@")[2]
     mail["From"] = config.settings.mail_from
     mail["To"] = target
+    if [f"{to.username}@{to.domain}" for to in mail["To"].addresses] != [target]:  # a comment, an encoded word …
+        raise Rejected(f"smtp: {target!r:.100} is no mail address")
     mail["Subject"] = message.title
     mail["Date"] = format_datetime(message.created_at)
     mail["Message-ID"] = f"<{message.key}@{place}>"

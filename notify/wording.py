@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER = Path(__file__).parent / "templates"
+MENTION = re.compile(r"@(?=\w)")
 MARKDOWN = re.compile(r"([\\`*_~|<>#\[\]()@:.+-])")
 
 
@@ -29,8 +30,8 @@ def html(message: Message, pictures: Mapping[Line, str]) -> str:
 
 
 def telegram(message: Message, most: int) -> str:
-    """Telegram's HTML: a few tags, everything else escaped."""
-    return cut(_render("telegram.html", message), most)
+    """Telegram's HTML: a few tags, everything else escaped; nobody is mentioned, as Telegram links names by itself."""
+    return cut(MENTION.sub("@\u2060", _render("telegram.html", message)), most)
 
 
 def discord(message: Message, most: int) -> str:

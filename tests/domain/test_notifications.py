@@ -88,6 +88,7 @@ def test_a_line_break_in_any_text_makes_no_second_line():
 def test_text_that_runs_to_the_left_keeps_to_itself_and_turns_nothing_else_round():
     assert inert("ארבע") == "\u2068ארבע\u2069"
     assert inert("safe \u202egnp.exe") == "safe gnp.exe"
+    assert inert("a\u061cb") == "a b"
     assert inert("plain") == "plain"
 
 

@@ -98,8 +98,10 @@ def test_whoever_reads_a_mail_can_end_it_with_one_click():
 
 
 @pytest.mark.parametrize(
-    "target", ["", "ann", "ann@", "@example.com", "a@b.c\r\nBcc: e@x.y", "a@b.c, e@x.y", "A <a@b.c>"]
-)
+    "target",
+    ["", "ann", "ann@", "@example.com", "a@b.c\r\nBcc: e@x.y", "a@b.c, e@x.y", "A <a@b.c>",
+     "=?utf-8?q?eve?=@x.y", "a(b)@x.y", '"@x.y', "a@(b", "a@b.c."],
+)  # fmt: skip
 def test_what_is_no_address_is_rejected_before_any_server_is_asked(target, monkeypatch):
     use(monkeypatch, "smtp://127.0.0.1:1")
     with pytest.raises(Rejected, match="no mail address"):

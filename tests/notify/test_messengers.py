@@ -73,6 +73,7 @@ def test_hostile_text_is_inert_on_every_channel(demo):
     (telegram,), (on_discord,) = taken(demo, "telegram"), taken(demo, "discord")
     assert "<b>bold" not in telegram["text"]
     assert "&lt;b&gt;bold&lt;/b&gt;" in telegram["text"]
+    assert "@everyone" not in telegram["text"], "nobody in a group is called"
     title = on_discord["text"].splitlines()[0].removeprefix("**").removesuffix("**")
     assert title.replace("\\", "") == NASTY, "nothing is lost"
     for mark in "*_`|<>[]()@~":
