@@ -62,7 +62,7 @@ def _session(market: str, row: Any) -> Session:
         opens, closes, rests, resumes = (at and fields.instant(NAME, at, "an instant") for at in instants)
         if opens and closes and opens < closes:
             return Session(market, date.fromisoformat(day), opens, closes, rests, resumes, bool(half_day))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, Rejected):
         pass
     raise Rejected(f"{NAME}: {market} {row!r:.120} is not a session")
 

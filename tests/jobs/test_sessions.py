@@ -209,6 +209,8 @@ def test_an_answer_that_is_no_calendar_is_rejected_and_a_broken_row_costs_its_ma
     row = '["2026-11-27", 1795789800, 1795802400, null, null, true]'
     found, failures, source = parse_sessions(f'{{"version": "4", "XNYS": [{row}], "XLON": [[1]], "XHKG": ["bounds"]}}')
     assert ([s.market for s in found], sorted(failures), source) == (["XNYS"], ["XHKG", "XLON"], "exchange_calendars 4")
+    _, failures, _ = parse_sessions('{"version": "4", "XLON": ["end 2099 is later than the bound"]}')
+    assert "end 2099 is later than the bound" in str(failures["XLON"]), "the library's own words"
 
 
 def test_a_library_that_is_missing_or_hangs_is_a_failure_in_words(monkeypatch):
