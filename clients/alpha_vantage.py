@@ -192,7 +192,7 @@ def parse_earnings(body: bytes) -> list[Report]:
     lines = list(csv.reader(body.decode("utf-8", "replace").splitlines()))
     if not lines or lines[0][:6] != COLUMNS:
         raise Rejected(f"alpha-vantage: not the calendar of earnings: {body[:60].decode('utf-8', 'replace')!r}")
-    return [_report(row) for row in lines[1:] if len(row) >= 6]
+    return fields.readable((row for row in lines[1:] if len(row) >= 6), _report)
 
 
 def _report(row: Sequence[str]) -> Report:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from domain.failures import Rejected
 from domain.prices import HIGHEST
 
+T = TypeVar("T")
 LONGEST_NUMBER = 40  # characters
 NOTHING = ("", "-", "–", "None", "N/D", "N/A", "null")  # how services write that there is no number
+
+log = logging.getLogger("nightdesk.clients")
 
 
 def document(provider: str, body: bytes | str) -> Any:
@@ -153,3 +158,19 @@ def rows(provider: str, value: Any, name: str) -> list[Any]:
     if isinstance(value, list):
         return value
     raise Rejected(f"{provider}: {name} is {value!r:.60}, not a list")
+
+
+def readable(rows: Iterable[Any], parse: Callable[[Any], T]) -> list[T]:
+    """What can be read of rows about many: one that cannot costs only itself, and is logged. Rejected if none can."""
+    found: list[T] = []
+    failures: list[Rejected] = []
+    for row in rows:
+        try:
+            found.append(parse(row))
+        except Rejected as failure:
+            failures.append(failure)
+    if failures and not found:
+        raise failures[0]
+    if failures:
+        log.warning("%d of %d rows are left out: %s", len(failures), len(failures) + len(found), failures[0])
+    return found

@@ -83,7 +83,7 @@ def parse_earnings(answer: Any) -> list[Report]:
     rows = fields.field("finnhub", answer, "earningsCalendar")
     if not isinstance(rows, list):
         raise Rejected(f"finnhub: earningsCalendar is {rows!r:.60}, not a list")
-    return [_report(row) for row in rows]
+    return fields.readable(rows, _report)
 
 
 def _report(row: Any) -> Report:

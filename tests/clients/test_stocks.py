@@ -224,6 +224,17 @@ def test_yahoos_recorded_quote_has_its_day():
     assert quote.volume == 5_800_260
 
 
+def test_one_bad_row_in_a_calendar_of_thousands_of_companies_costs_only_itself(caplog):
+    good, bad = {"symbol": "AAPL", "date": "2026-12-01"}, {"symbol": "MSFT", "date": ""}
+    assert [r.symbol for r in finnhub.parse_earnings({"earningsCalendar": [bad, good, None]})] == ["AAPL"]
+    assert "2 of 3 rows are left out: finnhub: date is '', not a day" in caplog.text
+    header = ",".join(alpha_vantage.COLUMNS)
+    rows = "IBM,IBM,2026-12-01,2026-09-30,1.5,USD\nXYZ,XYZ,None,2026-09-30,1.5,USD"
+    assert [r.symbol for r in alpha_vantage.parse_earnings(f"{header}\n{rows}".encode())] == ["IBM"]
+    with pytest.raises(Rejected, match="date is '', not a day"):
+        finnhub.parse_earnings({"earningsCalendar": [bad]})
+
+
 def test_alpha_vantages_recorded_quote_is_of_the_close_of_its_day():
     path = DATA / "alpha_vantage/global_quote.json"
     if not path.is_file():
