@@ -15,6 +15,8 @@ from domain.stocks import Quote, Wanted, ask_again_at, market_of, old_at
 from models import prices
 from models.fields import InstantField
 
+AT_ONCE = 500  # new symbols of one run
+
 
 class WatchlistItem(db.BaseModel):
     """A symbol that a user watches: the app inserts it, and sets `active` false when the user does not any more.
@@ -125,9 +127,9 @@ def adopt(guess: Any) -> int:
     wanted = db.rows(
         """select symbol from (select symbol from watchlist_item where active
                                union select symbol from portfolio_item where quantity > 0) w
-           where not exists (select from instrument i where i.symbol = w.symbol) order by symbol limit 500"""
+           where not exists (select from instrument i where i.symbol = w.symbol) order by symbol"""
     )
-    new = [symbol for (symbol,) in wanted if guess(symbol) == "stock"]
+    new = [symbol for (symbol,) in wanted if guess(symbol) == "stock"][:AT_ONCE]
     for symbol in new:
         prices.add(symbol, "stock", None, None)
     listed = db.rows(

@@ -131,6 +131,12 @@ def test_what_nobody_wants_what_is_no_stock_and_what_is_of_another_market_is_lef
     assert "MSFT" not in {i["symbol"] for i in prices.active_instruments()}
 
 
+def test_however_many_symbols_that_are_no_stocks_are_watched_a_stock_behind_them_is_followed(sources, clock):
+    stocks.watch(user(), ["ZM", *(f"A{n}USD" for n in range(600))])
+    run(OPEN, clock)
+    assert db.rows("select symbol from stock") == [("ZM",)]
+
+
 def test_held_symbols_are_asked_for_each_quarter_of_a_minute_and_the_others_each_minute(sources, clock):
     one = user()
     watch("AAPL", one), hold("MSFT", one)
