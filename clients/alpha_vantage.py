@@ -92,9 +92,9 @@ def refuse(answer: Any, function: str) -> None:
         wait = (bounds("day", now)[1] - now).total_seconds()
         raise http.throttled(ALPHA_VANTAGE, f"{function}: it says that the day's calls are used up", wait)
     if words:
-        raise http.throttled(ALPHA_VANTAGE, f"{function}: {words[:160]}", 60)
+        raise http.throttled(ALPHA_VANTAGE, f"{function}: {fields.words(words)}", 60)
     if isinstance(answer, dict) and (wrong := answer.get("Error Message")):
-        raise Unlisted(f"alpha-vantage: {function}: {str(wrong)[:160]}")
+        raise Unlisted(f"alpha-vantage: {function}: {fields.words(wrong)}")
 
 
 def parse_quote(answer: Any, symbol: str, now: datetime) -> Quote:
@@ -151,7 +151,7 @@ def parse_fundamentals(answer: Any, symbol: str) -> Fundamentals:
     if answer["Symbol"] != symbol:
         raise Rejected(f"alpha-vantage: Symbol is {answer['Symbol']!r:.30}, not {symbol}")
     words = {
-        name.lower(): str(answer[name]) if answer.get(name) not in (None, *fields.NOTHING) else None
+        name.lower(): fields.words(answer[name]) if answer.get(name) not in (None, *fields.NOTHING) else None
         for name in ("Name", "Exchange", "Currency", "Country", "Sector", "Industry")
     }
     numbers = {
@@ -197,7 +197,7 @@ def parse_earnings(body: bytes) -> list[Report]:
 
 def _report(row: Sequence[str]) -> Report:
     return Report(
-        row[0],
+        fields.words(row[0]),
         fields.day("alpha-vantage", row[2], "reportDate"),
         "alpha-vantage",
         fields.optional_day("alpha-vantage", row[3], "fiscalDateEnding"),

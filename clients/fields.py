@@ -61,6 +61,11 @@ def text(provider: str, value: Any, name: str) -> str:
     raise Rejected(f"{provider}: {name} is {value!r:.60}, not a text")
 
 
+def words(value: Any) -> str:
+    """What a service says, in one line that any log and table can hold: no NUL, no half of a character."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value)[:160])
+
+
 def _number(value: Any) -> Decimal | None:
     try:
         return Decimal(value) if isinstance(value, str | int | Decimal) and not isinstance(value, bool) else None

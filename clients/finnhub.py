@@ -54,7 +54,7 @@ def _get(path: str, params: dict[str, str]) -> Any:
     answer = http.get(FINNHUB, path, params, headers={"X-Finnhub-Token": config.settings.finnhub_key})
     found = fields.document("finnhub", answer.body)
     if isinstance(found, dict) and found.get("error"):
-        words = str(found["error"])[:160]
+        words = fields.words(found["error"])
         if "limit" in words.lower():
             raise http.throttled(FINNHUB, words, FINNHUB.penalty)
         raise Rejected(f"finnhub: {words}")
@@ -88,7 +88,7 @@ def parse_earnings(answer: Any) -> list[Report]:
 
 def _report(row: Any) -> Report:
     return Report(
-        fields.text("finnhub", fields.field("finnhub", row, "symbol"), "symbol"),
+        fields.words(fields.text("finnhub", fields.field("finnhub", row, "symbol"), "symbol")),
         fields.day("finnhub", fields.field("finnhub", row, "date"), "date"),
         "finnhub",
         hour=HOURS.get(fields.member(row, "hour")),

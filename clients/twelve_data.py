@@ -84,7 +84,7 @@ def _get(path: str, params: dict[str, str], cost: int) -> Any:
 def _refuse(answer: Any) -> None:
     if not isinstance(answer, dict) or answer.get("status") != "error":
         return
-    code, words = answer.get("code"), str(answer.get("message"))[:160]
+    code, words = answer.get("code"), fields.words(answer.get("message"))
     if code == 429:
         wait = 3600.0 if "day" in words.lower() else TWELVE_DATA.penalty
         raise http.throttled(TWELVE_DATA, words, wait)
@@ -115,7 +115,7 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
         symbol, last, fields.instant("twelve-data", seconds, "timestamp"), "twelve-data",
         open=number["open"] or None, high=number["high"] or None, low=number["low"] or None,
         previous_close=number["previous_close"] or None, volume=volume,
-        currency=fields.member(answer, "currency"),
+        currency=fields.words(fields.member(answer, "currency") or "") or None,
     )  # fmt: skip
 
 

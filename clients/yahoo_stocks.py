@@ -80,7 +80,7 @@ def parse_quote(body: bytes | str, symbol: str) -> Quote:
         )
         or None,
         volume=fields.optional_count("yahoo", fields.member(meta, "regularMarketVolume"), "regularMarketVolume"),
-        currency=str(meta["currency"]).upper()[:3],
+        currency=fields.words(meta["currency"]).upper()[:3],
     )
 
 

@@ -224,6 +224,18 @@ def test_yahoos_recorded_quote_has_its_day():
     assert quote.volume == 5_800_260
 
 
+def test_words_that_no_database_can_store_are_made_storable():
+    said = json.loads(r'{"status": "error", "code": 400, "message": "no\u0000such\ud83dsymbol\n\ud83d\ude00"}')
+    with pytest.raises(Unlisted, match="twelve-data: 400: no\\?such\\?symbol\\?\U0001f600"):
+        twelve_data._refuse(said)
+    with pytest.raises(Unlisted, match="OVERVIEW: a\\?b"):
+        alpha_vantage.refuse({"Error Message": "a\0b"}, "OVERVIEW")
+    (report,) = finnhub.parse_earnings({"earningsCalendar": [{"symbol": "A\0", "date": "2026-12-01"}]})
+    assert report.symbol == "A?"
+    answer = {"symbol": "AAPL", "close": "5", "timestamp": 1782641000, "currency": "US\0"}
+    assert twelve_data.parse_quote(answer, "AAPL").currency == "US?"
+
+
 def test_one_bad_row_in_a_calendar_of_thousands_of_companies_costs_only_itself(caplog):
     good, bad = {"symbol": "AAPL", "date": "2026-12-01"}, {"symbol": "MSFT", "date": ""}
     assert [r.symbol for r in finnhub.parse_earnings({"earningsCalendar": [bad, good, None]})] == ["AAPL"]
