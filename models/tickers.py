@@ -244,7 +244,10 @@ from reach r
 
 
 def last_prices(symbols: Collection[str]) -> list[Price]:
-    """The last prices of these pairs, of those that have one; a pair is an instrument from its first day on."""
+    """The last prices of these pairs, of those that have one; a pair is an instrument from its first day on.
+
+    Where the last trade was corrected or cancelled the price is another one from now on, not from when it was made.
+    """
     db.rows(
         """with added as (
              insert into instrument (symbol, kind) select p.symbol, 'pair' from pair p
@@ -252,7 +255,9 @@ def last_prices(symbols: Collection[str]) -> list[Price]:
            insert into quote (symbol) select symbol from added"""
     )
     found = db.rows(
-        """select t.symbol, t.last, t.last_at, 'exchange' from ticker t join instrument i using (symbol)
+        """select t.symbol, t.last,
+                  case when q.happened_at >= t.last_at and q.price <> t.last then w.until else t.last_at end, 'exchange'
+           from ticker t join instrument i using (symbol) join quote q using (symbol), ticker_window w
            where t.symbol = any(%s::text[]) and t.last is not null and i.active and i.kind = 'pair'""",
         db.array(symbols),
     )

@@ -251,6 +251,25 @@ def test_the_last_price_of_a_pair_is_a_price_that_alerts_can_watch(redis):
     assert build_candles(due_at=NOW) == {"trade": 0, "changed": 0, "too_late": 0, "tick": 1}
 
 
+def test_a_last_price_that_is_corrected_or_cancelled_is_another_one_for_alerts_too(redis):
+    def last() -> Decimal:
+        build_candles(due_at=NOW)
+        build_tickers(due_at=NOW)
+        return db.rows("select price from quote where symbol = 'BTCUSDT'")[0][0]
+
+    ago = (datetime.now(UTC) - NOW).total_seconds() - 60
+    trade(ago - 5, 100)
+    wrong = trade(ago, 500)
+    assert last() == 500
+    right = trade(ago, 105, corrects=wrong)
+    assert last() == 105
+    trade(ago, 105, 0, corrects=right)
+    assert last() == 100
+    trade(ago + 1, 101)
+    assert last() == 101
+    assert db.rows("select price from tick order by id") == [(500,), (105,), (100,), (101,)]
+
+
 def test_two_steps_at_once_count_every_trade_once():
     def work() -> None:
         with db.database.connection_context():
