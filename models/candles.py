@@ -19,7 +19,7 @@ class Trade(db.BaseModel):
 
     A trade that was wrong stays, and is corrected by another row with its `symbol` and `traded_at` and its `id` in
     `corrects`, which takes its place; with `quantity` 0 it is cancelled. Of trades of one instant the one with the
-    lower `id` came first. `traded_at` may be at most 15 minutes ahead of our clock. Kept TRADE_DAYS.
+    lower `id` came first. `traded_at` is from 2000 on and at most 15 minutes ahead of our clock. Kept TRADE_DAYS.
     """
 
     app_may = "select, insert (symbol, traded_at, price, quantity, side, corrects)"
