@@ -111,6 +111,20 @@ def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(d
     assert 90 in section["lines"][0][2]
 
 
+def test_a_split_is_no_fall_in_the_week(database):
+    ann = wants("ann")
+    db.rows("insert into instrument (symbol, kind) values ('AAPL', 'stock')")
+    db.rows("insert into quote (symbol) values ('AAPL')")
+    db.rows("insert into watchlist_item (user_id, symbol) values (%s, 'AAPL')", ann)
+    for hours, value in ((23, 400), (1, 110)):
+        at = NOON - timedelta(hours=hours)
+        prices.record([Price("AAPL", Decimal(value), at, "x")], {}, at)
+    db.rows("insert into split values ('AAPL', %s, 4, 'tests', %s)", NOON.date(), NOON)
+    run()
+    ((*_, data),) = told()
+    assert data["sections"][0]["lines"][0][1] == "110 (+10.00\u00a0%)"
+
+
 def test_what_is_watched_or_held_comes_with_its_next_earnings_and_dividends(database):
     ann = wants("ann")
     db.rows("insert into watchlist_item (user_id, symbol) values (%s, 'AAPL')", ann)
