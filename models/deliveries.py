@@ -59,7 +59,7 @@ class Channel(db.BaseModel):
 
 
 LEASE = timedelta(minutes=2)  # longer than any job that sends may take
-FEWEST_TOGETHER = 4  # deliveries to one address that are due at once go in one message
+FEWEST_TOGETHER = 4  # deliveries to one address that are due, or wait for their turn, go in one message
 MOST_TOGETHER = 200
 
 
@@ -68,7 +68,7 @@ def claim(channel: str, place: str) -> dict[str, Any] | None:
 
     One at a time: whoever dies while sending leaves one message in doubt and holds up no other. It is due again when
     the lease ends. The database's clock counts, since workers compare it with their own. Others of its kind that are
-    due at the same address go along in its message, and from then on with it (`others`). `mode` is live or dry-run;
+    for the same address go along in its message, and from then on with it (`others`). `mode` is live or dry-run;
     with the switch off nothing is claimed.
     """
     claimed = db.maps(_CLAIM, channel, MOST_TOGETHER - 1, FEWEST_TOGETHER, LEASE, place)
@@ -93,10 +93,11 @@ with first as materialized (
   select d.id from first f join notification fn on fn.id = f.notification_id
     join delivery d on d.channel = f.channel and d.target = f.target and d.id <> f.id
     join notification n on n.id = d.notification_id
-  where d.state = 'pending' and d.tries = 0 and d.due_at <= now() and f.tries = 0 and n.kind = fn.kind
+  where d.state = 'pending' and d.tries = 0 and f.tries = 0 and n.kind = fn.kind
     and n.user_id = fn.user_id and n.severity = fn.severity and n.severity <> 'critical'
-    -- What was put back may have arrived all the same, under its own key.
+    -- What was put back may have arrived all the same, under its own key; who leads stays with those it has.
     and not exists (select from delivery_try where delivery_id in (d.id, f.id))
+    and not exists (select from delivery where leader_id in (d.id, f.id))
   order by d.id limit %s for update of d skip locked
 ), bundled as (
   update delivery d set state = 'bundled', leader_id = f.id from first f

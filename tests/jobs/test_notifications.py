@@ -348,6 +348,24 @@ def test_many_that_are_due_at_one_address_go_in_one_message_and_end_with_it(demo
     assert db.rows("select count(*) from delivery_try where outcome = 'sent'") == [(3,)]
 
 
+def test_what_waits_for_its_turn_at_one_address_goes_in_one_message_too(demo, monkeypatch):
+    monkeypatch.setattr(deliveries, "MOST_TOGETHER", 10)
+    user = reach("ann", "telegram", "1001")
+    for n in range(30):
+        notifications.tell(user, "alert", f"{n}", data={"details": []})
+    routed(["telegram"])
+    db.rows("update delivery set state = 'pending', due_at = now()")
+    assert run() == {"sent": 1, "postponed": 1}
+    assert deliveries.claim("telegram", PLACE) is None, "and none before its turn"
+    db.rows(
+        """update delivery set due_at = now() where id in (
+             select id from delivery where state = 'pending' order by due_at limit 2)"""
+    )
+    claims = [deliveries.claim("telegram", PLACE) for _ in range(2)]
+    assert [len(claimed["others"]) for claimed in claims if claimed] == [9, 9]
+    assert db.rows("select 1 from delivery d join delivery l on l.id = d.leader_id where l.state = 'bundled'") == []
+
+
 def test_what_goes_together_stays_together_when_whoever_sends_it_dies(demo):
     user = reach("ann", "line", "U" + "1" * 32)
     for n in range(4):
