@@ -246,7 +246,7 @@ def describe(row: dict[str, Any]) -> str:
     bar = f" of {row['bar']}" if row["bar"] and row["frequency"] not in ("bar", "close") else ""
     level = f" {row['level']:f}" if row["condition"] not in ("happens", "within") else ""
     if row["condition"] == "within":
-        level = f" {span(timedelta(seconds=float(row['level'])))}"
+        level = f" {span(timedelta(seconds=float(row['level'])))}" if row["level"] < 1e9 else f" {row['level']:f} s"
     if row["base"]:
         level += f" % since {row['base']}"
     way = f" ({row['direction']})" if row["direction"] else ""

@@ -144,7 +144,10 @@ def target(user: str, channel: str, address: str, remove: bool) -> None:
             if not targets.remove(_one(user), channel, address):
                 raise click.ClickException(f"{user} has no such address on {channel}")
         else:
-            targets.add(_one(user), channel, address, verified=True)
+            try:
+                targets.add(_one(user), channel, address, verified=True)
+            except ValueError as wrong:
+                raise click.UsageError(str(wrong)) from wrong
     shown = timeline.masked(channel, address)
     click.echo(f"{user} is {'no longer ' if remove else ''}reached by {channel} at {shown}")
 

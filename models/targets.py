@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import time
 from typing import Any
 
@@ -105,7 +106,9 @@ HELD_BACK = """
 
 
 def add(user_id: int, channel: str, address: str, *, verified: bool) -> None:
-    """Reach a user at another address; one that was off is tried again."""
+    """Reach a user at another address; one that was off is tried again. Raises ValueError for what is no address."""
+    if not re.fullmatch(r"[^\s\x00-\x1f\x7f]{1,2000}", address):
+        raise ValueError("an address has no spaces, and at most 2000 characters")
     db.rows(
         """insert into target (user_id, channel, address, verified_at)
            values (%s, %s, %s, case when %s then now() end)

@@ -91,6 +91,15 @@ def test_a_list_can_be_one_users(call):
     assert row["level"] == "1"
 
 
+def test_a_list_shows_what_the_app_has_asked_for_whatever_it_was(call):
+    db.rows(
+        """with u as (insert into app_user (external_id) values ('ann') returning id)
+           insert into alert (user_id, type, subject, measure, condition, level)
+           select id, 'match_start', 'M1', 'starts_at', 'within', 1e14 from u"""
+    )
+    assert "within" in call("alerts", "list").output
+
+
 def test_a_removed_alert_is_gone_from_the_list(call):
     (row,) = json.loads(call("alerts", "add", "BTCUSD", "above", "1", "--json").output)
     assert "is removed" in call("alerts", "rm", str(row["id"])).output

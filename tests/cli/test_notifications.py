@@ -106,6 +106,9 @@ def test_where_a_user_is_reached_is_said_and_shown_without_secrets(call):
     assert [row["channel"] for row in rows] == ["discord", "email"]
     assert "secret" not in json.dumps(rows)
     assert "is no user" in call("notifications", "targets", "nobody", code=1).output
+    refused = call("notifications", "target", "ann@example.com", "webhook", "http://x y", code=2).output
+    assert "no spaces" in refused
+    assert "whsec" not in refused
 
 
 def test_wishes_quiet_hours_and_digests_are_said_in_one_line_each(call):
