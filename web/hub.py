@@ -94,9 +94,11 @@ class Hub:
         for number, before in self._servers_handlers.items():
             signal.signal(number, before)
         self.send_away()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        going = set(self._tasks)
+        while going:  # a library that takes the cancellation for its own time-out must not hold up the end
+            for task in going:
+                task.cancel()
+            _, going = await asyncio.wait(going, timeout=1)
         self._own_thread.shutdown(wait=False, cancel_futures=True)
 
     def send_away(self, for_good: bool = True) -> None:
