@@ -13,7 +13,7 @@ run: install
 	@./nightdesk up $(ARGS)
 
 test: install
-	@$(BIN)/python -m pytest -n $(AT_ONCE) $(TESTS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal $(TESTS) $(ARGS)
 
 lint: install
 	@$(BIN)/ruff format --check .
