@@ -69,7 +69,7 @@ def test_prices_move_and_a_pressed_pause_is_seen_in_a_shell(
         page.js("window.sameDocument = true")
         before = page.js(price)
         page.until(f"{price} !== {json.dumps(before)}", 30)
-        page.until("document.getElementById('verdict').innerText.includes('All is well')", 30)
+        page.until("document.getElementById('job-sync_prices').innerText.includes('✓ ok')", 30)
         page.click("[formaction='/jobs/sync_prices/pause']")
         page.until("document.getElementById('say').textContent === 'sync_prices is paused'")
         page.until("!!document.querySelector('[formaction=\"/jobs/sync_prices/resume\"]')")
@@ -201,7 +201,7 @@ def test_everything_can_be_done_by_keyboard_and_nothing_is_thrown_away_by_one_pr
     page.press("Tab")
     assert page.js("document.activeElement.className") == "skip"
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    for _ in range(60):
+    for _ in range(300):
         page.press("Tab")
         assert page.js(outline) != "none", page.js("document.activeElement.outerHTML")
         if page.js("document.activeElement.nodeName") == "SUMMARY":
