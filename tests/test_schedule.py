@@ -252,8 +252,8 @@ def market(redis):
 
 
 def test_an_entry_of_a_market_runs_while_it_is_open_and_then_waits_for_the_next_session(scheduler, redis, market):
-    market(-1, 0.001)
-    made = scheduler(Entry(while_open("XNYS", 60), work.fine, stagger=False))
+    market(-1, (600 - steps.now(redis) / 1000 % 600) / 3600)  # it closes when the next run would be due
+    made = scheduler(Entry(while_open("XNYS", 600), work.fine, stagger=False))
     set_due(redis, "fine", 60)
     assert fire(made) == {"fine": "run"}
     assert made.states["fine"].due_at - made.now() > timedelta(days=4)

@@ -67,7 +67,7 @@ def test_a_quote_has_its_day_and_its_time(keys, database, fetch, symbol):
     assert quote.low <= quote.open <= quote.high
     assert 0.5 < quote.price / quote.previous_close < 2
     if quote.source != "alpha-vantage":
-        assert abs(quote.happened_at - NOW) < timedelta(minutes=5)
+        assert abs(quote.happened_at - datetime.now(UTC)) < timedelta(minutes=5)
     expected = {"AAPL": 268, "VOD.L": Decimal("0.91"), "7203.T": 3105}[symbol]
     assert 0.3 < quote.price / Decimal(expected) < 3
 
