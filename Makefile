@@ -35,7 +35,7 @@ format: install
 
 install: .venv/installed
 
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-apprise.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "Nightdesk needs Python 3.11 or newer: install it, or say make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
