@@ -39,7 +39,7 @@ def up(migrator, db):
 
         create function rounded_up(x numeric, scale int) returns numeric language sql immutable as $$
           select trunc(x, scale)
-                 + case when trunc(x, scale) < x then round(power(10::numeric, -scale), scale) else 0 end
+                 + case when trunc(x, scale) < x then ('1e-' || scale)::numeric else 0 end  -- power() has 16 digits in 15
         $$;
 
         create function order_reserve(side text, quantity numeric, price numeric, fee_rate numeric, scale int)
