@@ -37,9 +37,10 @@ def up(migrator, db):
         create index trade_order_user on trade_order (user_id, id);
         create unique index trade_order_once on trade_order (user_id, external_id) where external_id is not null;
 
+        -- Not by power(): it gives 16 digits in PostgreSQL 15.
         create function rounded_up(x numeric, scale int) returns numeric language sql immutable as $$
           select trunc(x, scale)
-                 + case when trunc(x, scale) < x then ('1e-' || scale)::numeric else 0 end  -- power() has 16 digits in 15
+                 + case when trunc(x, scale) < x then ('1e-' || scale)::numeric else 0 end
         $$;
 
         create function order_reserve(side text, quantity numeric, price numeric, fee_rate numeric, scale int)

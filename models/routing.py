@@ -94,7 +94,7 @@ with new as materialized (
          coalesce(refused, case when quiet_until is not null then 'quiet hours'
                                 when many then 'many at once: they go together' end),
          case when refused is not null then now end
-  from placed
+  from placed order by id, channel, address  -- due at once, they go in the order in which they were told
 )
 select count(*) from routed
 """
