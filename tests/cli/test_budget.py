@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -35,17 +36,21 @@ def test_every_provider_has_a_row(call):
 
 
 def test_it_shows_what_is_spent_and_that_a_breaker_is_open(call):
-    gate.enter(YAHOO)
     for _ in range(gate.OPENS_AFTER):
         gate.failed(BINANCE, "binance: 500 out of order", None)
+    began = time.monotonic()
+    gate.enter(YAHOO)
+    rows = {row["name"]: row for row in json.loads(call("--json"))}
+    took = time.monotonic() - began
     shown = " ".join(call().split())
     assert "1 of 20,000 a day" in shown
     assert "yahoo (unofficial)" in shown
     assert "open for" in shown
-    rows = {row["name"]: row for row in json.loads(call("--json"))}
     assert rows["binance"]["breaker"] == "open"
     assert rows["binance"]["error"] == "binance: 500 out of order"
-    assert [use["used"] for use in rows["yahoo"]["windows"]] in ([1, 1], [0, 1])  # the second may have passed
+    second, day = rows["yahoo"]["windows"]
+    assert day["used"] == 1
+    assert second["used"] == 1 or took > 0.9  # it may have passed on a busy machine
 
 
 def test_it_says_why_a_provider_is_off(call, monkeypatch):
