@@ -12,6 +12,7 @@ from typing import NamedTuple
 import db
 from domain.alerts import VERSION
 from domain.watches import STORM, STORM_TIME
+from models import events
 from models.events import Position
 
 READER = "check_alerts"
@@ -35,16 +36,13 @@ def fire_reached() -> Iterator[Batch]:
     The reader's position is locked, so of two checks at once one ends without doing anything, and it moves in
     the transaction of the last batch: a check that is killed is taken up where it was.
     """
-    db.rows("insert into reader_position values (%s, '0', 0) on conflict do nothing", READER)
     more = True
     while more:
         with db.transaction():
-            held = db.rows(
-                "select xid::text::bigint, id from reader_position where reader = %s for update skip locked", READER
-            )
-            if not held:
+            start = events.hold(READER)
+            if not start:
                 return  # another check is at it
-            batch, more = _fire_page(Position(*held[0]))
+            batch, more = _fire_page(start)
         if batch.values:
             yield batch
 
@@ -58,9 +56,7 @@ def _fire_page(start: Position) -> tuple[Batch, bool]:
     )
     done = not turned and not full  # what waits for something else now may be reached later in the same values
     if values and done:
-        db.rows(
-            "update reader_position set xid = %s::text::xid8, id = %s where reader = %s", str(last_xid), last_id, READER
-        )
+        events.move(READER, Position(last_xid, last_id))
     return Batch(values, turned, fired, paused), not done or values >= VALUES
 
 
