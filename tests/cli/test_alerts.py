@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from click.testing import CliRunner, Result
 
 import config
 import db
-from cli.main import nightdesk as command
 from domain.failures import Rejected
 from domain.measures import TYPES, Reading
 from domain.prices import Price
 from models import prices, readings
 
 pytestmark = pytest.mark.usefixtures("database")
-
-Call = Callable[..., Result]
-
-
-@pytest.fixture
-def call() -> Call:
-    """Run the command in this process; it opens and closes the connection itself."""
-
-    def run(*words: str, code: int = 0) -> Result:
-        db.database.close()
-        result = CliRunner().invoke(command, list(words), catch_exceptions=False)
-        assert result.exit_code == code, result.output
-        db.database.connect(reuse_if_open=True)
-        return result
-
-    return run
 
 
 def tick(symbol: str, value: str) -> None:

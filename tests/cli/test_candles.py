@@ -7,11 +7,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from click.testing import CliRunner, Result
 
 import db
 from bench.tape import Print, brute_force, follow, insert, stored
-from cli.main import nightdesk as command
 from models import buckets, feeds, tickers
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)
@@ -26,20 +24,11 @@ def traded(database) -> list[Print]:
     return prints
 
 
-def call(*words: str, code: int = 0) -> Result:
-    """Run the command in this process; it opens and closes the connection itself."""
-    db.database.close()
-    result = CliRunner().invoke(command, list(words), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    db.database.connect(reuse_if_open=True)
-    return result
-
-
 def build() -> None:
     list(buckets.build(feeds.TRADE, NOW + timedelta(hours=3)))
 
 
-def test_candles_are_shown_without_gaps(traded):
+def test_candles_are_shown_without_gaps(traded, call):
     build()
     words = ("candles", "show", "btcusdt", "1m", "--to", "2025-11-03T12:45", "--count", "10")
     rows = json.loads(call(*words, "--json").output)
@@ -53,7 +42,7 @@ def test_candles_are_shown_without_gaps(traded):
     assert "not a day or an instant" in call("candles", "show", "BTCUSDT", "1m", "--to", "noon", code=2).output
 
 
-def test_a_backfill_makes_what_is_missing_and_has_nothing_to_do_the_second_time(traded):
+def test_a_backfill_makes_what_is_missing_and_has_nothing_to_do_the_second_time(traded, call):
     build()
     db.rows("delete from candle")
     span = ("--from", "2025-11-01", "--to", "2025-11-05")
@@ -65,7 +54,7 @@ def test_a_backfill_makes_what_is_missing_and_has_nothing_to_do_the_second_time(
     assert "neither a pair nor followed" in call("candles", "backfill", "NOPAIR", *span, code=1).output
 
 
-def test_what_was_wrong_is_listed_when_it_is_mended(traded):
+def test_what_was_wrong_is_listed_when_it_is_mended(traded, call):
     build()
     db.rows("delete from candle where \"interval\" = '30m'")
     span = ("--from", "2025-11-03", "--to", "2025-11-04")
@@ -75,7 +64,7 @@ def test_what_was_wrong_is_listed_when_it_is_mended(traded):
     assert "0 candles were wrong" in call("candles", "verify", "BTCUSDT", *span).output
 
 
-def test_tickers_are_shown(traded):
+def test_tickers_are_shown(traded, call):
     build()
     tickers.advance(NOW + timedelta(hours=3))
     (row,) = json.loads(call("tickers", "btcusdt", "--json").output)
