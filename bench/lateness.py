@@ -39,8 +39,8 @@ SETTLE = 5.0  # seconds that a system runs before it is watched, and that it get
 
 OURS = "nightdesk"
 BEAT = "celery beat, prefork -c1"
-BEAT_THERE = 123.0  # ms, its started p99 on the machine for which the targets below were set
-ENQUEUED, STARTED = 5.0, 40.0  # ms p99, our targets there; where Celery beat is slower, they are in proportion
+BEAT_THERE = 123.0  # ms, its started p99 on the machine where the targets below were set
+ENQUEUED, STARTED = 5.0, 40.0  # ms p99, our targets
 
 
 @dataclass
@@ -300,21 +300,20 @@ def _verdict(results: list[Lateness], hundred: Lateness, exact: bool) -> int:
         p99(ours.started) < p99(peer.started) and p99(ours.enqueued) < p99(peer.enqueued or [math.inf])
         for peer in peers
     )
-    beat = next((p99(peer.started) for peer in peers if peer.name == BEAT), BEAT_THERE)
-    slower = max(1.0, beat / BEAT_THERE)
     ok = (
         exact and ahead and not ours.doubled and not ours.missing and not hundred.missing and not hundred.doubled
-        and p99(ours.enqueued) <= ENQUEUED * slower and p99(hundred.enqueued) <= ENQUEUED * slower
-        and p99(ours.started) <= STARTED * slower
+        and p99(ours.enqueued) <= ENQUEUED and p99(hundred.enqueued) <= ENQUEUED and p99(ours.started) <= STARTED
     )  # fmt: skip
+    if beat := next((p99(peer.started) for peer in peers if peer.name == BEAT), None):
+        print(f"this machine: Celery beat starts {beat / BEAT_THERE:.2f} times as late as where the targets were set")
     print(
         f"enqueued p99 {p99(ours.enqueued):.1f} ms, a hundred at once {p99(hundred.enqueued):.1f} ms; "
         f"started p99 {p99(ours.started):.1f} ms; ahead of {len(peers)} peers in both: {ahead}"
     )
     return scratch.verdict(
         "lateness", p99(ours.started), "ms started p99",
-        target=f"enqueued p99 <= {ENQUEUED * slower:.1f} (100 at once too), started p99 <= {STARTED * slower:.1f} "
-        f"(5 and 40 where Celery beat takes {BEAT_THERE:.0f}), ahead of all, no drift, no slot lost",
+        target=f"enqueued p99 <= {ENQUEUED:.0f} (100 at once too), started p99 <= {STARTED:.0f}, ahead of all, "
+        "no drift, no slot lost",
         ok=ok, peer=best.name if best else "", peer_value=p99(best.started) if best else None,
     )  # fmt: skip
 
