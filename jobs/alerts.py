@@ -48,9 +48,5 @@ def check_silences(due_at: datetime) -> dict[str, int]:
 @job(LOW, timeout=300)
 def prune_readings(due_at: datetime) -> dict[str, int]:
     """Make room for the coming week's readings, drop those older than TICK_DAYS, forget what nobody asks for."""
-    strays = partitions.rescue_strays("reading")
-    made = partitions.make_ahead("reading")
-    dropped = partitions.drop_older("reading", due_at - timedelta(days=config.settings.tick_days))
-    if strays:  # somebody must ask why this job did not run for a week
-        events.publish("partitions.strays", {"table": "reading", "rows": strays})
-    return {"made": made, "dropped": dropped, "strays": strays, "forgotten": derived.forget()}
+    counts = partitions.tidy("reading", due_at - timedelta(days=config.settings.tick_days))
+    return {**counts, "forgotten": derived.forget()}

@@ -63,13 +63,9 @@ def verify_candles(due_at: datetime) -> dict[str, int]:
 @job(LOW, timeout=600)
 def prune_candles(due_at: datetime) -> dict[str, int]:
     """Make room for the coming week's trades; drop trades older than TRADE_DAYS, short candles than MINUTE_DAYS."""
-    strays = partitions.rescue_strays("trade")
-    made = partitions.make_ahead("trade")
     short_before = due_at - timedelta(days=config.settings.minute_days)
     trades_before = due_at - timedelta(days=config.settings.trade_days)
     kept_from = feeds.keep_from(feeds.TRADE, max(short_before, trades_before))
-    dropped = partitions.drop_older("trade", min(kept_from, trades_before))
+    counts = partitions.tidy("trade", min(kept_from, trades_before))
     gone = candles.prune(min(kept_from, feeds.keep_from(feeds.TICK, short_before), short_before))
-    if strays:
-        events.publish("partitions.strays", {"table": "trade", "rows": strays})
-    return {"made": made, "dropped": dropped, "strays": strays, "candles": gone}
+    return {**counts, "candles": gone}

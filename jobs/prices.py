@@ -36,10 +36,4 @@ def sync_prices(due_at: datetime) -> dict[str, int]:
 @job(LOW, timeout=300)
 def prune_prices(due_at: datetime) -> dict[str, int]:
     """Make room for the ticks of the coming week and drop those older than TICK_DAYS; their candles stay."""
-    strays = partitions.rescue_strays("tick")
-    made = partitions.make_ahead("tick")
-    kept_from = feeds.keep_from(feeds.TICK, due_at - timedelta(days=config.settings.tick_days))
-    dropped = partitions.drop_older("tick", kept_from)
-    if strays:  # somebody must ask why this job did not run for a week
-        events.publish("partitions.strays", {"table": "tick", "rows": strays})
-    return {"made": made, "dropped": dropped, "strays": strays}
+    return partitions.tidy("tick", feeds.keep_from(feeds.TICK, due_at - timedelta(days=config.settings.tick_days)))

@@ -9,8 +9,21 @@ from psycopg2.errors import LockNotAvailable
 
 import db
 from domain.failures import Unavailable
+from models import events
 
 PATIENCE = "2s"  # for the lock that a drop needs: whoever reads or writes the table meanwhile waits behind us
+
+
+def tidy(parent: str, before: datetime) -> dict[str, int]:
+    """What an upkeep job does with a table: room for the coming week, and nothing from before `before` any more.
+
+    Rows that found no partition are moved into one, and that is an event: somebody must ask why this was not run for
+    a week.
+    """
+    with db.transaction():
+        if strays := rescue_strays(parent):
+            events.add("partitions.strays", {"table": parent, "rows": strays}, None)
+    return {"made": make_ahead(parent), "dropped": drop_older(parent, before), "strays": strays}
 
 
 def make_ahead(parent: str, days: int = 7) -> int:
