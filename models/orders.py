@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from peewee import BigIntegerField, DecimalField, TextField
 
 import db
+from models import events
+from models.events import Position
 from models.fields import InstantField
 
 BATCH = 1000  # orders that end in one transaction
@@ -136,25 +138,24 @@ def tell() -> Iterator[int]:
 
     It follows the events by position, so that whoever was killed after an expiry leaves nobody untold.
     """
-    db.rows("insert into reader_position values (%s, '0', 0) on conflict do nothing", READER)
-    while True:
-        ((events, notes),) = db.rows(_TELL, READER, EVENTS, READER)
-        if events:
+    seen = EVENTS
+    while seen == EVENTS:
+        with db.transaction():
+            place = events.hold(READER)
+            if not place:
+                return  # another run is at it
+            ((seen, xid, id_, notes),) = db.rows(_TELL, str(place.xid), place.id, EVENTS)
+            if seen:
+                events.move(READER, Position(xid, id_))
+        if seen:
             yield int(notes)
-        if events < EVENTS:
-            return
 
 
 _TELL = """
-with place as materialized (
-  select xid, id from reader_position where reader = %s for update skip locked
-), page as materialized (
-  select e.xid, e.id, e.topic, e.user_id, e.payload from place p cross join lateral (
-    select * from event where (event.xid, event.id) > (p.xid, p.id) and xid < pg_snapshot_xmin(pg_current_snapshot())
-    order by xid, id limit %s) e
-), moved as (
-  update reader_position r set xid = l.xid, id = l.id
-  from (select xid, id from page order by xid desc, id desc limit 1) l where r.reader = %s
+with page as materialized (
+  select e.xid, e.id, e.topic, e.user_id, e.payload from event e
+  where (e.xid, e.id) > (%s::text::xid8, %s) and e.xid < pg_snapshot_xmin(pg_current_snapshot())
+  order by e.xid, e.id limit %s
 ), noted as (
   insert into notification (user_id, kind, subject, title, data)
   select user_id, 'order', case when count(distinct payload -> 'pair') = 1 then min(payload ->> 'pair') end,
@@ -166,7 +167,8 @@ with place as materialized (
   from page where topic = 'order.expired' group by user_id
   returning 1
 )
-select (select count(*) from page), (select count(*) from noted)
+select (select count(*) from page), last.xid::text::bigint, last.id, (select count(*) from noted)
+from (select 1) one left join (select xid, id from page order by xid desc, id desc limit 1) last on true
 """
 
 
