@@ -168,9 +168,7 @@ def parse_fundamentals(answer: Any, symbol: str) -> Fundamentals:
 
 def parse_dividends(answer: Any, symbol: str) -> list[Dividend]:
     """`{"data": [{"ex_dividend_date", "declaration_date", "record_date", "payment_date", "amount"}]}`."""
-    rows = fields.field("alpha-vantage", answer, "data")
-    if not isinstance(rows, list):
-        raise Rejected(f"alpha-vantage: data is {rows!r:.60}, not a list")
+    rows = fields.rows("alpha-vantage", fields.field("alpha-vantage", answer, "data"), "data")
     return [found for row in rows if (found := _dividend(row, symbol))]
 
 

@@ -63,9 +63,7 @@ def fetch_tickers(symbols: Sequence[str]) -> tuple[Price, ...]:
 
 def parse_tickers(body: bytes | str) -> tuple[Price, ...]:
     """`[{"symbol": "BTCUSDT", "lastPrice": "60000.01", "closeTime": 1732233600000, …}, …]`."""
-    answer = fields.document("binance", body)
-    if not isinstance(answer, list):
-        raise Rejected(f"binance: the answer is {answer!r:.60}, not a list")
+    answer = fields.rows("binance", fields.document("binance", body), "the answer")
     return tuple(_ticker(row) for row in answer)
 
 

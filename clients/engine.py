@@ -10,7 +10,6 @@ from typing import Any
 import config
 from clients import fields, http
 from clients.providers import provider
-from domain.failures import Rejected
 
 ENGINE = provider(
     name="engine",
@@ -41,9 +40,7 @@ def parse_removals(body: bytes | str) -> dict[int, Decimal | str]:
 
     An answer that is wrong for one order is the words for that order alone; one without an id is passed over.
     """
-    answered = fields.field("engine", fields.document("engine", body), "orders")
-    if not isinstance(answered, list):
-        raise Rejected(f"engine: orders is {answered!r:.60}, not a list")
+    answered = fields.rows("engine", fields.field("engine", fields.document("engine", body), "orders"), "orders")
     found: dict[int, Decimal | str] = {}
     for row in answered:
         name = row.get("id") if isinstance(row, dict) else None

@@ -166,9 +166,7 @@ def parse_coins(name: str, value: Any) -> list[Payment]:
     block = parse_block(name, value)
     if block is None:
         return []
-    transactions = fields.field(name, value, "transactions")
-    if not isinstance(transactions, list):
-        raise Rejected(f"{name}: transactions is {transactions!r:.60}, not a list")
+    transactions = fields.rows(name, fields.field(name, value, "transactions"), "transactions")
     found = (_coin(name, transaction, block) for transaction in transactions)
     return [payment for payment in found if payment]
 
@@ -187,9 +185,7 @@ def parse_tokens(name: str, value: Any, block: Block) -> list[Payment]:
 
     What has the same name and another shape (an NFT's third topic, data of another length) is no payment.
     """
-    if not isinstance(value, list):
-        raise Rejected(f"{name}: logs is {value!r:.60}, not a list")
-    found = (_token(name, log, block) for log in value)
+    found = (_token(name, log, block) for log in fields.rows(name, value, "logs"))
     return [payment for payment in found if payment]
 
 

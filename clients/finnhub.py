@@ -80,9 +80,7 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
 
 def parse_earnings(answer: Any) -> list[Report]:
     """`{"earningsCalendar": [{"date", "symbol", "hour": "bmo", "epsEstimate", "quarter", "year", …}]}`."""
-    rows = fields.field("finnhub", answer, "earningsCalendar")
-    if not isinstance(rows, list):
-        raise Rejected(f"finnhub: earningsCalendar is {rows!r:.60}, not a list")
+    rows = fields.rows("finnhub", fields.field("finnhub", answer, "earningsCalendar"), "earningsCalendar")
     return fields.readable(rows, _report)
 
 

@@ -109,7 +109,7 @@ def fetch(
             if ours:
                 _ask(how, ours, newest, problems)
     return list(newest.values()), {
-        symbol: _failure(symbol, problems[symbol]) for symbol in chains if symbol not in newest
+        symbol: failure(problems[symbol], f"{symbol}: ") for symbol in chains if symbol not in newest
     }
 
 
@@ -146,9 +146,9 @@ def _fresh(price: Price | None, now: datetime) -> bool:
     return price is not None and now - price.happened_at <= allowed_age(price.source)
 
 
-def _failure(symbol: str, problems: list[Exception]) -> Exception:
+def failure(problems: Sequence[Exception], about: str = "") -> Exception:
     """One exception for all that went wrong: Unavailable if any source may still come back, Unlisted if all say so."""
-    words = f"{symbol}: {'; '.join(str(problem) for problem in problems) or 'no source that is on'}"
+    words = about + ("; ".join(map(str, problems)) or "no source that is on")
     later = [problem for problem in problems if isinstance(problem, Unavailable)]
     if not later:
         unlisted = problems and all(isinstance(problem, Unlisted) for problem in problems)

@@ -24,7 +24,7 @@ from clients.providers import Provider
 from clients.twelve_data import TWELVE_DATA
 from clients.yahoo import YAHOO
 from domain.bad_ticks import agree
-from domain.failures import Rejected, Unavailable, Unlisted
+from domain.failures import Rejected, Unavailable
 from domain.stocks import Fundamentals, History, Quote, Report, market_of
 
 T = TypeVar("T")
@@ -89,11 +89,7 @@ def _first(asks: Iterable[tuple[Provider, Callable[[], T]]]) -> T:
                 return ask()
             except (Unavailable, Rejected) as problem:
                 problems.append(problem)
-    words = "; ".join(map(str, problems)) or "no source that is on"
-    later = [problem for problem in problems if isinstance(problem, Unavailable)]
-    if later:
-        raise Unavailable(words, min((p.retry_after for p in later if p.retry_after is not None), default=None))
-    raise (Unlisted if problems and all(isinstance(p, Unlisted) for p in problems) else Rejected)(words)
+    raise prices.failure(problems)
 
 
 def vouched(quote: Quote, afford: Callable[[Provider], int]) -> bool:

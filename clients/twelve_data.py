@@ -121,9 +121,7 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
 
 def parse_history(answer: Any, symbol: str) -> History:
     """`{"meta": {…}, "values": [{"datetime": "2026-11-25", "open": "…", "high", "low", "close", "volume"}]}`."""
-    rows = fields.field("twelve-data", answer, "values")
-    if not isinstance(rows, list):
-        raise Rejected(f"twelve-data: values is {rows!r:.60}, not a list")
+    rows = fields.rows("twelve-data", fields.field("twelve-data", answer, "values"), "values")
     return History(tuple(_bar(row, symbol) for row in rows))
 
 
