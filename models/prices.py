@@ -206,6 +206,18 @@ def add(symbol: str, kind: str, max_age: timedelta | None, tick_size: Decimal | 
     return not known
 
 
+def follow(symbols: Collection[str], kind: str) -> None:
+    """Follow instruments of a kind that are new; what is known, retired ones too, stays as it is."""
+    db.rows(
+        """with added as (
+             insert into instrument (symbol, kind) select s, %s from unnest(%s::text[]) as s order by s
+             on conflict do nothing returning symbol)
+           insert into quote (symbol) select symbol from added on conflict do nothing""",
+        kind,
+        db.array(symbols),
+    )
+
+
 def retire(symbol: str) -> bool:
     """Follow an instrument no longer; its history and the alerts on it stay, silent. False if it was not followed."""
     return bool(db.rows("update instrument set active = false where symbol = %s and active returning 1", symbol))

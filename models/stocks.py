@@ -130,8 +130,8 @@ def adopt(guess: Any) -> int:
            where not exists (select from instrument i where i.symbol = w.symbol) order by symbol"""
     )
     new = [symbol for (symbol,) in wanted if guess(symbol) == "stock"][:AT_ONCE]
-    for symbol in new:
-        prices.add(symbol, "stock", None, None)
+    if new:
+        prices.follow(new, "stock")
     listed = db.rows(
         """select i.symbol from instrument i left join stock s using (symbol)
            where i.kind = 'stock' and s.symbol is null order by i.symbol"""
@@ -145,18 +145,25 @@ def adopt(guess: Any) -> int:
     return len(new)
 
 
-# A retired instrument is wanted by nobody; one that an operator follows by hand is, if only a little.
-_WANT = """
+MANY = 100  # alerts that wait in a direction: more say no more
+
+# A retired instrument is wanted by nobody; one that an operator follows by hand is, if only a little. Of alerts only
+# those on stocks are looked at, by the index in which the check finds them: there may be a million on other things.
+_WATCHES = " union all ".join(
+    f"(select 1 from alert_watch w where w.direction = '{direction}' and w.subject = s.symbol limit {MANY})"
+    for direction in ("up", "down", "either")
+)
+_WANT = f"""
 with want as (
   select symbol, sum(points) as want, bool_or(held) as held from (
     select symbol, 3 as points, true as held from portfolio_item where quantity > 0
-    union all select symbol, 1, false from watchlist_item where active
-    union all select subject, 2, false from alert where status in ('new', 'active')) w
+    union all select symbol, 1, false from watchlist_item where active) w
   group by symbol
 )
-select s.symbol, s.market, coalesce(w.want, 0)::int as want, coalesce(w.held, false) as held, s.asked_at, s.ask_at,
-       i.max_age
+select s.symbol, s.market, (coalesce(w.want, 0) + 2 * a.waiting)::int as want, coalesce(w.held, false) as held,
+       s.asked_at, s.ask_at, i.max_age
 from stock s join instrument i using (symbol) left join want w using (symbol)
+  cross join lateral (select count(*) as waiting from ({_WATCHES}) a) a
 where i.active
 """
 
@@ -253,18 +260,26 @@ def known(symbols: Collection[str], at: datetime) -> None:
 
 def failed(failures: Mapping[str, Exception], now: datetime) -> list[str]:
     """Note what went wrong. A symbol that no source has is asked for ever more rarely; those that are news."""
-    news = []
-    for symbol, failure in sorted(failures.items()):
-        if not isinstance(failure, Unlisted):
-            db.rows("update stock set error = %s where symbol = %s", str(failure), symbol)
-            continue
-        for (refused,) in db.rows("select refused + 1 from stock where symbol = %s for update", symbol):
-            db.rows(
-                "update stock set state = 'unknown', refused = %s, ask_at = %s, error = %s where symbol = %s",
-                *(refused, ask_again_at(now, refused), str(failure), symbol),
-            )
-            news += [symbol] if refused == 1 else []
-    return news
+    if not failures:
+        return []
+    with db.transaction():
+        known = db.rows(
+            "select symbol, refused from stock where symbol = any(%s) order by symbol for update", sorted(failures)
+        )
+        times = {s: refused + isinstance(failures[s], Unlisted) for s, refused in known}
+        unlisted = [symbol for symbol in times if isinstance(failures[symbol], Unlisted)]
+        db.rows(
+            """update stock s set error = f.error, refused = f.refused,
+                 state = case when f.ask_at is null then s.state else 'unknown' end,
+                 ask_at = coalesce(f.ask_at, s.ask_at)
+               from unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[]) as f(symbol, error, refused, ask_at)
+               where s.symbol = f.symbol""",
+            db.array(times),
+            db.array(str(failures[symbol]) for symbol in times),
+            db.array(times.values()),
+            db.array(ask_again_at(now, refused) if s in unlisted else None for s, refused in times.items()),
+        )
+    return [symbol for symbol in unlisted if times[symbol] == 1]
 
 
 def stocks(now: datetime) -> list[dict[str, Any]]:

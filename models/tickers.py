@@ -16,7 +16,7 @@ import db
 from domain.candles import LENGTHS, MONDAY
 from domain.candles import start as start_of
 from domain.prices import Price
-from models import events
+from models import events, prices
 from models.events import Position
 from models.fields import InstantField
 
@@ -248,12 +248,12 @@ def last_prices(symbols: Collection[str]) -> list[Price]:
 
     Where the last trade was corrected or cancelled the price is another one from now on, not from when it was made.
     """
-    db.rows(
-        """with added as (
-             insert into instrument (symbol, kind) select p.symbol, 'pair' from pair p
-             where p.active and not exists (select from instrument i where i.symbol = p.symbol) returning symbol)
-           insert into quote (symbol) select symbol from added"""
+    new = db.rows(
+        """select p.symbol from pair p
+           where p.active and not exists (select from instrument i where i.symbol = p.symbol)"""
     )
+    if new:
+        prices.follow([symbol for (symbol,) in new], "pair")
     found = db.rows(
         """select t.symbol, t.last,
                   case when q.happened_at >= t.last_at and q.price <> t.last then w.until else t.last_at end, 'exchange'
