@@ -14,7 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,9 @@ import models.orders
 import models.prices
 import models.sessions
 import models.stocks
-from domain.cadence import Every, Market, Plan, after_close, before_open, cron, every, plan, while_open
+from domain.cadence import Every, Market, Plan, after_close, before_open, cron, every, while_open
 from domain.stocks import MARKETS
-from engine import entries, memory, outages, steps
+from engine import batches, entries, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
 from jobs import (
@@ -110,7 +110,6 @@ SCHEDULE: tuple[Entry, ...] = (
 LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case a message was lost
 LONGEST_SLEEP = 1.0  # seconds
 SHORTLY = 0.02  # seconds
-PLANNED_AHEAD = timedelta(seconds=1)  # a plan made for the due time itself holds so long
 AT_HAND = timedelta(seconds=5)  # a due time so near is left alone: another scheduler may be at it
 SET_BACK = timedelta(minutes=1)  # an entry that is due so much later than its period shows that the clock was set back
 
@@ -128,7 +127,7 @@ class Scheduler(RqScheduler):
         self.states: dict[str, State] = {}
         self.offset = 0.0  # seconds that Redis's clock is ahead of time.monotonic(), which nobody sets
         self.looked = self.measured = 0.0
-        self.ready: Batch | None = None  # what falls due next, planned while there was time
+        self.ready: batches.Batch | None = None  # what falls due next, planned while there was time
         self.held_back: dict[str, float] = {}  # entries that cannot be enqueued, and until when they are left alone
         self.overrides = Overrides()
         self.stopping = False
@@ -243,7 +242,7 @@ class Scheduler(RqScheduler):
         """Redis's clock was set back: regular entries begin again now, not when it is where it was."""
         now = self.now()
         ahead = [
-            _move(s, now) | {"again": True}
+            batches.moved(s, now) | {"again": True}
             for s in self.states.values()
             if isinstance(s.cadence, Every) and s.due_at > now + s.cadence.period + SET_BACK
         ]
@@ -255,7 +254,7 @@ class Scheduler(RqScheduler):
         """A market's sessions have changed, or are known by now: its entries wait for the due times that there are."""
         soon = self.now() + AT_HAND
         moved = [
-            _move(s, soon) for s in self.states.values() if isinstance(s.cadence, Market) and s.due_at > soon
+            batches.moved(s, soon) for s in self.states.values() if isinstance(s.cadence, Market) and s.due_at > soon
         ]  # fmt: skip
         moved = [move for move in moved if move["due"] != move["to"]]
         if moved and steps.step(self.connection, "rewind", json.dumps(moved)):
@@ -277,9 +276,9 @@ class Scheduler(RqScheduler):
 
     def fire(self, due: Sequence[State]) -> list[str]:
         """One atomic step for all that is due; whoever was overtaken reads again."""
-        return self._send(_batch(due, self.now()))
+        return self._send(batches.planned(due, self.now()))
 
-    def _send(self, batch: Batch) -> list[str]:
+    def _send(self, batch: batches.Batch) -> list[str]:
         for state, problem in batch.unplanned:
             self._hold_back(state, problem)
         answer = steps.fire(self.connection, batch.orders)
@@ -327,7 +326,7 @@ class Scheduler(RqScheduler):
                 wait = min(wait, left - SHORTLY)  # Linux lets a long select() end late by a thousandth of its length
             else:
                 due = [s for s in self.states.values() if s.due == earliest and self._is_ours(s)]
-                self.ready = _batch(due, steps.instant(earliest))
+                self.ready = batches.planned(due, steps.instant(earliest))
                 wait = max(0.0, earliest / 1000 - self.offset - time.monotonic() + 0.0002)
         connection: Any = news.connection
         socket = connection and connection._sock
@@ -337,57 +336,6 @@ class Scheduler(RqScheduler):
         if ready:
             while news.get_message(timeout=0) is not None:
                 self.looked = 0.0  # somebody changed the schedule: read it again
-
-
-def _move(state: State, now: datetime) -> dict[str, Any]:
-    """From its due time to the first one after `now`, as rewind.lua takes it."""
-    when: Any = state.cadence
-    return {"id": state.id, "due": state.due, "version": state.version, "to": steps.milliseconds(when.after(now))}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What is to be enqueued together: planned, and written down for fire.lua."""
-
-    plans: list[tuple[State, Plan]]
-    orders: str
-    due_at: datetime
-    good_until: datetime  # later, the plans would be others
-    unplanned: list[tuple[State, Exception]] = field(default_factory=list)
-
-
-def _batch(due: Sequence[State], now: datetime) -> Batch:
-    plans: list[tuple[State, Plan]] = []
-    unplanned: list[tuple[State, Exception]] = []
-    for state in due:
-        if state.cadence is None:
-            continue
-        skip_late = state.fields.get("misfire") == "skip"
-        try:
-            plans.append((state, plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=skip_late)))
-        except (ValueError, OverflowError) as problem:  # a cadence with no due time any more
-            unplanned.append((state, problem))
-    orders = json.dumps([_order(state, decided) for state, decided in plans])
-    good_until = min([now + PLANNED_AHEAD, *(decided.next for _, decided in plans)])
-    return Batch(plans, orders, now, good_until, unplanned)
-
-
-def _order(state: State, decided: Plan) -> dict[str, Any]:
-    """A plan as fire.lua takes it."""
-    missed = decided.missed and {
-        "reason": "misfire",
-        "first": steps.milliseconds(decided.missed.first),
-        "last": steps.milliseconds(decided.missed.last),
-        "count": decided.missed.count,
-    }
-    return {
-        "id": state.id,
-        "due": state.due,
-        "version": state.version,
-        "run": decided.run and steps.milliseconds(decided.run),
-        "missed": missed,
-        "next": steps.milliseconds(decided.next),
-    }
 
 
 if __name__ == "__main__":

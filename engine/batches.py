@@ -1,0 +1,67 @@
+"""What a scheduler writes down for its atomic steps: entries that are due together, and entries that move."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from domain.cadence import Plan, plan
+from engine import steps
+from engine.entries import State
+
+PLANNED_AHEAD = timedelta(seconds=1)  # a plan made for the due time itself holds so long
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be enqueued together: planned, and written down for fire.lua."""
+
+    plans: list[tuple[State, Plan]]
+    orders: str
+    due_at: datetime
+    good_until: datetime  # later, the plans would be others
+    unplanned: list[tuple[State, Exception]] = field(default_factory=list)
+
+
+def planned(due: Sequence[State], now: datetime) -> Batch:
+    """What becomes of entries that are due: a run, due times that were missed, and when each is due next."""
+    plans: list[tuple[State, Plan]] = []
+    unplanned: list[tuple[State, Exception]] = []
+    for state in due:
+        if state.cadence is None:
+            continue
+        skip_late = state.fields.get("misfire") == "skip"
+        try:
+            plans.append((state, plan(state.cadence, state.due_at, max(now, state.due_at), skip_late=skip_late)))
+        except (ValueError, OverflowError) as problem:  # a cadence with no due time any more
+            unplanned.append((state, problem))
+    orders = json.dumps([_order(state, decided) for state, decided in plans])
+    good_until = min([now + PLANNED_AHEAD, *(decided.next for _, decided in plans)])
+    return Batch(plans, orders, now, good_until, unplanned)
+
+
+def _order(state: State, decided: Plan) -> dict[str, Any]:
+    """A plan as fire.lua takes it."""
+    missed = decided.missed and {
+        "reason": "misfire",
+        "first": steps.milliseconds(decided.missed.first),
+        "last": steps.milliseconds(decided.missed.last),
+        "count": decided.missed.count,
+    }
+    return {
+        "id": state.id,
+        "due": state.due,
+        "version": state.version,
+        "run": decided.run and steps.milliseconds(decided.run),
+        "missed": missed,
+        "next": steps.milliseconds(decided.next),
+    }
+
+
+def moved(state: State, now: datetime) -> dict[str, Any]:
+    """From its due time to the first one after `now`, as rewind.lua takes it."""
+    when: Any = state.cadence
+    return {"id": state.id, "due": state.due, "version": state.version, "to": steps.milliseconds(when.after(now))}
