@@ -18,7 +18,7 @@ def up(migrator, db):
           account_id bigint not null,  -- whose money it holds
           reserved numeric not null, held numeric not null, paid numeric not null default 0,  -- the rest was given back
           time_in_force text not null default 'GTC' check (time_in_force in ('GTC', 'GTD', 'DAY')),
-          expires_at timestamptz check (isfinite(expires_at)),
+          expires_at timestamptz check (expires_at >= '2000-01-01 00:00Z' and expires_at < '3000-01-01 00:00Z'),
           status text not null default 'open' check (status in ('open', 'filled', 'cancelled', 'expiring', 'expired')),
           expiring_since timestamptz, ask_at timestamptz,  -- the matching engine, next
           trouble text,  -- why it is expiring still

@@ -65,7 +65,7 @@ def test_a_user_without_an_account_and_a_pair_that_is_not_traded_are_refused(dat
         place("ann", "buy", 1, 100)
 
 
-@pytest.mark.parametrize("instant", ["infinity", "-infinity"])
+@pytest.mark.parametrize("instant", ["infinity", "-infinity", "4000-01-01 00:00Z BC", "3000-01-01 00:00Z"])
 def test_an_order_ends_at_an_instant_or_not_at_all(database, instant):
     with pytest.raises(IntegrityError, match="trade_order_expires_at_check"):
         db.rows(
@@ -214,6 +214,13 @@ def test_twice_is_the_same_as_once(database):
     assert (expire(), expire()) == (1, 0)
     assert db.rows("select count(*) from event") == [(2,)]
     assert has("ann", "USD") == (RICH, 0)
+
+
+def test_a_position_of_another_database_is_refused_and_nobody_is_told(database):
+    list(orders.tell())
+    db.rows("update reader_position set xid = '4000000000' where reader = %s", orders.READER)
+    with pytest.raises(LookupError, match="ahead of the database"):
+        list(orders.tell())
 
 
 def test_the_oldest_go_first_in_batches(database, monkeypatch):
