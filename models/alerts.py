@@ -169,12 +169,17 @@ def pause_alert(alert_id: int, reason: str) -> bool:
 
 
 def _end(alert_id: int, status: str, reason: str | None, before: Sequence[str]) -> bool:
+    """The watch first and then the alert, as when it fires: neither waits for the other in a circle."""
     with db.transaction():
+        db.rows(
+            """delete from alert_watch where alert_id = %s
+               and exists (select from alert where id = %s and status = any(%s::text[]))""",
+            *(alert_id, alert_id, list(before)),
+        )
         ended = db.rows(
             "update alert set status = %s, reason = %s where id = %s and status = any(%s::text[]) returning 1",
             *(status, reason, alert_id, list(before)),
         )
-        db.rows("delete from alert_watch where alert_id = %s", alert_id) if ended else None
     return bool(ended)
 
 
@@ -186,17 +191,23 @@ def resume_alert(alert_id: int, now: datetime) -> Adopted | None:
 
 
 def expire(now: datetime) -> int:
-    """End the alerts whose time is over; how many."""
-    ((ended,),) = db.rows(
-        """with over as (
-             update alert set status = 'expired' where id = any(array(
-               select id from alert where status = 'active' and expires_at <= %s
-               order by expires_at limit 5000 for update skip locked)) returning id
-           ), gone as (delete from alert_watch where alert_id = any(array(select id from over)))
-           select count(*) from over""",
-        now,
-    )
-    return int(ended)
+    """End the alerts whose time is over; how many. Their watches go first, as when they fire."""
+    with db.transaction():
+        db.rows(
+            """delete from alert_watch where alert_id in (
+                 select w.alert_id from alert a join alert_watch w on w.alert_id = a.id
+                 where a.status = 'active' and a.expires_at <= %s
+                 order by a.expires_at limit 5000 for update of w skip locked)""",
+            now,
+        )
+        ended = db.rows(
+            """update alert set status = 'expired' where id = any(array(
+                 select id from alert a where status = 'active' and expires_at <= %s
+                   and not exists (select from alert_watch w where w.alert_id = a.id)
+                 order by expires_at limit 5000 for update skip locked)) returning 1""",
+            now,
+        )
+    return len(ended)
 
 
 def divide_by_splits(now: datetime) -> int:

@@ -1,5 +1,6 @@
 """Alerts fire on what the ticks since the last check have reached: once, with the first price that did it."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -50,6 +51,42 @@ def fired() -> list[tuple[int, Decimal, float]]:
     """(alert, price, second), in order of time."""
     found = db.rows("select alert_id, value, happened_at from alert_trigger order by happened_at, alert_id")
     return [(alert, value, (happened_at - NOW).total_seconds()) for alert, value, happened_at in found]
+
+
+def test_a_position_of_another_database_is_refused_and_nothing_fires(database):
+    tick(0, 97000)
+    add("above", 97100)
+    check()
+    db.rows("update reader_position set xid = '4000000000' where reader = %s", triggers.READER)
+    tick(5, 97200)
+    with pytest.raises(LookupError, match="the position of check_alerts is ahead of the database"):
+        check()
+    assert fired() == []
+
+
+def test_an_alert_that_is_removed_while_it_fires_waits_for_nobody_in_a_circle(database):
+    tick(0, 97000)
+    alert, firing, removed = add("above", 97100), Event(), []
+
+    def remove():
+        with db.database.connection_context():
+            firing.wait(20)
+            removed.append(remove_alert(alert))
+
+    other = Thread(target=remove)
+    other.start()
+    with db.transaction():
+        db.rows("delete from alert_watch where alert_id = %s", alert)
+        firing.set()
+        until = time.monotonic() + 20
+        while not db.rows("select 1 from pg_locks where not granted"):
+            assert time.monotonic() < until, "it does not wait for us"
+        db.rows(
+            "update alert set status = 'triggered', trigger_count = 1, last_triggered_at = now() where id = %s", alert
+        )
+    other.join(20)
+    assert removed == [True]
+    assert db.rows("select status from alert") == [("removed",)]
 
 
 def test_an_alert_fires_when_its_level_is_reached_and_not_before(database):
