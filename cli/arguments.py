@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 import config
+from models.alerts import users_named
 
 
 class Parsed(click.ParamType[Any]):
@@ -33,6 +35,13 @@ def number(text: str) -> Decimal:
         raise ValueError("a number") from None
 
 
+def kind(text: str) -> str:
+    """A kind of notification."""
+    if not re.fullmatch(r"[*]|[a-z][a-z0-9_]{0,31}", text):
+        raise ValueError("a kind of notification such as alert or order, or `*` for every other")
+    return text
+
+
 def clock(text: str) -> time:
     """`07:30`."""
     try:
@@ -50,8 +59,17 @@ def instant(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def one_user(name: str) -> int | None:
+    """The id of the user who is meant, None for nobody; an address that several users have is refused."""
+    found = users_named(name)
+    if len(found) > 1:
+        raise click.ClickException(f"{name!r} is {len(found)} users: say the app's id of one")
+    return found[0] if found else None
+
+
 NUMBER = Parsed("number", number)
 DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))
 INSTANT = Parsed("instant", instant)
 EMAIL = Parsed("email", config.address)
 CLOCK = Parsed("clock", clock)
+KIND = Parsed("kind", kind)

@@ -11,7 +11,7 @@ import click
 from peewee import IntegrityError
 
 import db
-from cli.arguments import NUMBER
+from cli.arguments import NUMBER, one_user
 from cli.dead import who_option
 from cli.output import json_option, show
 from models import ledger as store
@@ -131,7 +131,7 @@ def unfreeze(account: int, why: str, who: str) -> None:
 
 
 def _user(name: str) -> int:
-    found = store.user_named(name)
+    found = one_user(name)
     if found is None:
         raise click.ClickException(f"no user has the address or the name {name!r}")
     return found

@@ -9,12 +9,12 @@ import click
 
 import config
 import db
-from cli.arguments import CLOCK
+from cli.arguments import CLOCK, KIND, one_user
 from cli.dead import who_option
 from cli.output import json_option, show, when
 from models import deliveries as store
 from models import digests, targets, timeline
-from models.alerts import user_with
+from models.alerts import user_with, users_named
 
 CHANNELS = click.Choice([name for name in config.CHANNELS if name != "console"])
 
@@ -26,13 +26,15 @@ def notifications() -> None:
 
 @notifications.command()
 @click.argument("which", metavar="ID|USER")
-@click.option("--limit", default=20, show_default=True, help="How many of a user's notifications.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many of a user's notifications."
+)
 @json_option
 def why(which: str, limit: int, as_json: bool) -> None:
     """Tell what became of notification ID on each channel, or list those of USER (the app's id, or a mail address)."""
     with db.database.connection_context():
         story = timeline.of_notification(int(which)) if which.isdecimal() and len(which) < 19 else None
-        users = [] if story else timeline.find(which)
+        users = [] if story else users_named(which)
         rows = timeline.newest(users, limit)
         mode = targets.switch()
     if not story and not users:
@@ -154,7 +156,7 @@ def target(user: str, channel: str, address: str, remove: bool) -> None:
 
 @notifications.command()
 @click.argument("user")
-@click.argument("kind")
+@click.argument("kind", type=KIND)
 @click.argument("channel", type=CHANNELS)
 @click.argument("wanted", type=click.Choice(["on", "off"]))
 def want(user: str, kind: str, channel: str, wanted: str) -> None:
@@ -194,9 +196,7 @@ def digest(user: str, kind: str, at: time | None, remove: bool) -> None:
 
 def _one(user: str) -> int:
     """The user who is meant; somebody with a mail address that nobody knows yet is added."""
-    found = timeline.find(user)
-    if len(found) > 1:
-        raise click.ClickException(f"{user!r} is {len(found)} users: say the app's id of one")
-    if not found and "@" not in user:
+    found = one_user(user)
+    if found is None and "@" not in user:
         raise click.ClickException(f"{user!r} is no user: say the app's id or a mail address")
-    return found[0] if found else user_with(user)
+    return user_with(user) if found is None else found

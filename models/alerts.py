@@ -113,6 +113,15 @@ class Created(NamedTuple):
     fired: bool
 
 
+def users_named(who: str) -> list[int]:
+    """The users that are meant: by the app's id for them first, or by their mail address."""
+    found = db.rows(
+        "select id from app_user where external_id = %s or lower(email) = lower(%s) order by external_id <> %s, id",
+        *(who, who, who),
+    )
+    return [user for (user,) in found]
+
+
 def user_with(email: str, zone: str = "UTC") -> int:
     """The id of the user with this address, who is added if there is none."""
     known = db.rows("select id from app_user where lower(email) = lower(%s) order by id limit 1", email)

@@ -162,15 +162,6 @@ def unfreeze(account_id: int) -> bool:
     )
 
 
-def user_named(name: str) -> int | None:
-    """The id of the user with this e-mail address, or whom the served app calls so."""
-    found = db.rows(
-        "select id from app_user where external_id = %s or lower(email) = lower(%s) order by external_id <> %s limit 1",
-        *(name, name, name),
-    )
-    return int(found[0][0]) if found else None
-
-
 def accounts(user_id: int | None = None) -> list[dict[str, Any]]:
     """A user's accounts, or our own for None."""
     return db.maps(

@@ -22,12 +22,6 @@ class Step(NamedTuple):
     bad: bool = False
 
 
-def find(who: str) -> list[int]:
-    """The users that are meant: by the app's id for them, or their mail address."""
-    found = db.rows("select id from app_user where external_id = %s or lower(email) = lower(%s) order by id", who, who)
-    return [user for (user,) in found]
-
-
 def newest(user_ids: Collection[int], limit: int) -> list[dict[str, Any]]:
     """The newest notifications of users, with the state of each delivery in a word."""
     return db.maps(

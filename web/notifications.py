@@ -13,6 +13,7 @@ from starlette.routing import Route
 from config import settings
 from domain.links import Unsubscribe, read
 from models import deliveries, targets, timeline
+from models.alerts import users_named
 from web import blocking, page
 from web.access import OPEN, OPERATOR, VIEWER, needs
 
@@ -41,7 +42,7 @@ async def notifications(request: Request) -> Response:
 
 def _look(which: str) -> dict[str, Any]:
     story = timeline.of_notification(int(which)) if which.isdecimal() and len(which) < 19 else None
-    users = timeline.find(which) if which and not story else []
+    users = users_named(which) if which and not story else []
     return {
         "story": story,
         "users": users,

@@ -57,6 +57,15 @@ def test_an_account_is_frozen_and_unfrozen_with_the_reason(call, user):
     assert [row[0] for row in db.rows("select new ->> 'why' from audit order by id")] == ["under review", "it was well"]
 
 
+def test_money_is_not_given_to_one_of_two_users_with_the_same_address(call, user):
+    db.rows("insert into app_user (external_id, email) values ('ann the second', 'Ann@example.com')")
+    refused = call("ledger", "credit", "ann@example.com", "USD", "5", "--why", "bonus", code=1).output
+    assert "'ann@example.com' is 2 users: say the app's id of one" in refused
+    assert db.rows("select count(*) from transfer") == [(0,)]
+    call("ledger", "credit", "ann the second", "USD", "5", "--why", "bonus")
+    assert ledger.accounts(user) == []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [

@@ -126,6 +126,9 @@ def test_wishes_quiet_hours_and_digests_are_said_in_one_line_each(call):
         "a clock time such as 07:30" in call("notifications", "quiet", "ann@example.com", "25:00", "7", code=2).output
     )
     assert "never end" in call("notifications", "quiet", "ann@example.com", "07:00", "07:00", code=2).output
+    odd = call("notifications", "want", "ann@example.com", "Bad Kind", "email", "on", code=2).output
+    assert "a kind of notification such as alert or order" in " ".join(odd.split())
+    assert "-1 is not in the range" in call("notifications", "why", "ann@example.com", "--limit", "-1", code=2).output
 
 
 def test_a_channel_that_rests_shows_why_and_can_be_woken(call):
