@@ -141,7 +141,7 @@ class Wanted:
     """A symbol that somebody wants, how much, and when it was last asked for."""
 
     symbol: str
-    want: int  # three for each user who holds it, two for each alert, one for each watchlist
+    want: int  # three for each user who holds it, two for each alert up to a hundred, one for each watchlist
     held: bool
     asked_at: datetime | None
 
