@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 import config
+from clients import transfer
 from clients.providers import Provider
 from demo.server import running
 
@@ -37,9 +38,10 @@ def demo(world, monkeypatch, redis):
 
 @pytest.fixture
 def settings(monkeypatch):
-    """`settings(binance_url="…")` changes settings for the test."""
+    """`settings(binance_url="…")` changes settings for the test, as a process that starts with them has them."""
 
     def change(**values):
+        transfer._pools.cache_clear()  # a kept connection was allowed by the settings that it was made under
         monkeypatch.setattr(config, "settings", replace(config.settings, **values))
 
     return change
