@@ -10,7 +10,7 @@ import click
 
 import config
 import db
-from cli.arguments import DURATION, EMAIL, number
+from cli.arguments import DURATION, EMAIL, number, one_user_or_new
 from cli.output import json_option, show, when
 from domain.alerts import DIRECTIONS, PERCENT, Rule, fires_again
 from domain.measures import BARS, MEASURES, TYPES, of_name
@@ -46,7 +46,7 @@ def alerts() -> None:
 @click.option("--at-close", "frequency", flag_value="close", help="By the last value of each bar.")
 @click.option("--expires", type=DURATION, help="After so much time it ends: 7d.")
 @click.option("--type", "type_", type=click.Choice(tuple(TYPES)), help="Found by the measure, by default.")
-@click.option("--user", type=EMAIL, help="Who is told; OPERATOR_EMAIL, by default.")
+@click.option("--user", help="Who is told, by mail address or the app's id; OPERATOR_EMAIL, by default.")
 @json_option
 def add(
     words: tuple[str, ...],
@@ -73,7 +73,7 @@ def add(
 
     `nightdesk alerts types` lists the measures and what may be asked of each.
     """
-    now, email = datetime.now(UTC), user or config.settings.operator_email
+    now, who = datetime.now(UTC), user or config.settings.operator_email
     try:
         asked = read(words)
         how = frequency or ("every" if cooldown else "once")
@@ -83,21 +83,19 @@ def add(
         with db.database.connection_context():
             with db.transaction():
                 made = store.create_alert(
-                    store.user_with(email), asked.subject, rule, now, type_=type_ or asked.type, measure_=asked.measure,
+                    one_user_or_new(who), asked.subject, rule, now, type_=type_ or asked.type, measure_=asked.measure,
                     expires_at=now + expires if expires else None,
                 )  # fmt: skip
             (row,) = store.alerts(now, alert_id=made.id)
     except ValueError as wrong:
-        raise click.UsageError(
-            f"{user!r} is not {wrong}" if user and "address" in str(wrong) else str(wrong)
-        ) from wrong
+        raise click.UsageError(str(wrong)) from wrong
     except LookupError as unknown:
         raise click.ClickException(str(unknown.args[0])) from unknown
     if as_json:
         show("", {}, [{**row, "fired": made.fired}], as_json=True)
         return
     what = "fired at once" if made.fired else "waits"
-    click.echo(f"alert {made.id}: {describe(row)} {what}; it is {valued(row)} now; {email} is told")
+    click.echo(f"alert {made.id}: {describe(row)} {what}; it is {valued(row)} now; {who} is told")
 
 
 class Asked(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import config
-from models.alerts import users_named
+from models.alerts import user_with, users_named
 
 
 class Parsed(click.ParamType[Any]):
@@ -65,6 +65,17 @@ def one_user(name: str) -> int | None:
     if len(found) > 1:
         raise click.ClickException(f"{name!r} is {len(found)} users: say the app's id of one")
     return found[0] if found else None
+
+
+def one_user_or_new(name: str) -> int:
+    """The id of the user who is meant; a mail address that nobody has is that of a new one."""
+    found = one_user(name)
+    if found is not None:
+        return found
+    try:
+        return user_with(config.address(name))
+    except ValueError as wrong:
+        raise click.UsageError(f"{name!r} is not {wrong}, nor the app's id of a user") from wrong
 
 
 NUMBER = Parsed("number", number)

@@ -10,14 +10,13 @@ import click
 
 import config
 import db
-from cli.arguments import EMAIL, NUMBER
+from cli.arguments import NUMBER, one_user_or_new
 from cli.dead import who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
 from models import bars, gaps, quarantine, runs
 from models import stocks as store
-from models.alerts import user_with
 
 LIST = {
     "symbol": "symbol", "market": "market", "wanted": "wanted", "last": "last", "percent": "%", "volume": "volume",
@@ -31,7 +30,7 @@ GAPS = {
     "symbol": "symbol", "date": "day", "problem": "problem", "was": "was", "became": "became", "found_at": "found",
     "healed_at": "healed", "tries": "tries", "error": "why not",
 }  # fmt: skip
-user_option = click.option("--user", type=EMAIL, help="Whose; OPERATOR_EMAIL, by default.")
+user_option = click.option("--user", help="Whose, by mail address or the app's id; OPERATOR_EMAIL, by default.")
 
 
 @click.group()
@@ -72,7 +71,7 @@ def watch(symbols: tuple[str, ...], user: str | None, first: bool) -> None:
     with db.database.connection_context(), db.transaction():
         if first and store.is_watched():
             return
-        store.watch(user_with(user or config.settings.operator_email), names)
+        store.watch(one_user_or_new(user or config.settings.operator_email), names)
     click.echo(f"{', '.join(names)}: watched; prices come while the market is open, or with `nightdesk run`")
 
 
@@ -85,7 +84,7 @@ def hold(symbol: str, quantity: Decimal, user: str | None) -> None:
     if not (quantity.is_finite() and 0 <= quantity < 10**15):
         raise click.UsageError(f"a quantity of {quantity} is not 0 or above")
     with db.database.connection_context(), db.transaction():
-        store.hold(user_with(user or config.settings.operator_email), _symbol(symbol), quantity)
+        store.hold(one_user_or_new(user or config.settings.operator_email), _symbol(symbol), quantity)
     click.echo(f"{symbol.upper()}: {quantity} held")
 
 

@@ -44,6 +44,20 @@ def test_an_alert_that_is_already_true_fires_at_once(call):
     assert (row["fired"], row["status"], row["email"]) == (True, "triggered", "ann@example.com")
 
 
+def test_an_address_that_two_users_have_is_refused_and_one_is_meant_by_the_apps_id(call):
+    db.rows("insert into app_user (external_id, email) values ('ann', 'ann@example.com'), ('anne', 'Ann@example.com')")
+    for words in (
+        ("alerts", "add", "BTCUSD", "above", "1"),
+        ("stocks", "watch", "AAPL"),
+        ("stocks", "hold", "AAPL", "1"),
+    ):
+        refused = call(*words, "--user", "ann@example.com", code=1).output
+        assert "'ann@example.com' is 2 users: say the app's id of one" in refused
+    call("alerts", "add", "BTCUSD", "above", "1", "--user", "anne")
+    assert db.rows("select external_id from alert join app_user u on u.id = user_id") == [("anne",)]
+    assert db.rows("select count(*) from watchlist_item") == db.rows("select count(*) from portfolio_item") == [(0,)]
+
+
 def test_a_crossing_has_a_direction(call):
     tick("XAUUSD", "4165.2")
     call("alerts", "add", "XAUUSD", "crosses", "4100", "--direction", "up")
