@@ -12,6 +12,7 @@ import db
 from cli.arguments import CLOCK, KIND, one_user
 from cli.dead import who_option
 from cli.output import json_option, show, when
+from clients import addresses
 from models import deliveries as store
 from models import digests, targets, timeline
 from models.alerts import user_with, users_named
@@ -147,8 +148,10 @@ def target(user: str, channel: str, address: str, remove: bool) -> None:
                 raise click.ClickException(f"{user} has no such address on {channel}")
         else:
             try:
+                if channel == "webhook":
+                    addresses.check(address, loopback=config.settings.private_targets)
                 targets.add(_one(user), channel, address, verified=True)
-            except ValueError as wrong:
+            except (ValueError, addresses.Private) as wrong:
                 raise click.UsageError(str(wrong)) from wrong
     shown = timeline.masked(channel, address)
     click.echo(f"{user} is {'no longer ' if remove else ''}reached by {channel} at {shown}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from domain.failures import Rejected
 
@@ -46,6 +47,23 @@ def _inside(ip: IP) -> list[IP]:
     return [ip, *(ip.teredo or ())]
 
 
+def check(url: str, *, loopback: bool = False) -> None:
+    """Raise Private for a URL whose host is an address in figures, in any form, that is not public.
+
+    A name is looked up when it is connected to, and not here: it may lead elsewhere by then.
+    """
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, ValueError):
+        return
+    _check(found, loopback)
+
+
+def _check(found: list[tuple[Any, ...]], loopback: bool) -> None:
+    if not all(public(str(address[0]), loopback=loopback) for *_, address in found):
+        raise Private("its address is not a public one")
+
+
 def connect(host: str, port: int, timeout: float, *, loopback: bool = False) -> socket.socket:
     """A socket to `host`, connected to an address that was checked: a second look-up can't change it.
 
@@ -53,8 +71,7 @@ def connect(host: str, port: int, timeout: float, *, loopback: bool = False) -> 
     Private when any address of the host is not public, OSError when none can be reached.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    if not all(public(str(address[0]), loopback=loopback) for *_, address in found):
-        raise Private("its address is not a public one")
+    _check(found, loopback)
     problem = OSError("no address")
     for family, kind, protocol, _, address in found:
         connection = socket.socket(family, kind, protocol)

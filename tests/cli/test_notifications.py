@@ -108,6 +108,8 @@ def test_where_a_user_is_reached_is_said_and_shown_without_secrets(call):
     assert "is no user" in call("notifications", "targets", "nobody", code=1).output
     refused = call("notifications", "target", "ann@example.com", "webhook", "http://x y", code=2).output
     assert "no spaces" in refused
+    inside = call("notifications", "target", "ann@example.com", "webhook", "http://10.0.0.1/hook", code=2).output
+    assert "its address is not a public one" in inside
     assert "whsec" not in refused
 
 

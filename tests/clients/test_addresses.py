@@ -146,3 +146,22 @@ def test_over_tls_the_peer_sees_the_hosts_name_too(monkeypatch, demo):
     thread.join()
     listener.close()
     assert names == ["hooks.example"]
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "0x7f.1", "169.254.169.254", "10.0.0.1:80", "[::1]:80", "[fd12::1]"]
+)
+def test_an_address_in_figures_that_is_not_public_is_refused_before_anybody_connects(host):
+    with pytest.raises(Private):
+        addresses.check(f"https://ann:x@{host}/hook")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://localhost/", "https://8.8.8.8/", "https://[::1", "whatever", "https:///x", ""]
+)
+def test_names_and_what_is_no_url_are_not_looked_up(url):
+    addresses.check(url)
+
+
+def test_loopback_in_figures_passes_where_private_targets_may_be_reached():
+    addresses.check("http://127.0.0.1:8080/", loopback=True)
