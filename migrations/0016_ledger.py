@@ -7,7 +7,8 @@ def up(migrator, db):
         -- Updated at every transfer: half-empty pages and no index on what changes keep the updates in place.
         create table account (
           id bigint generated always as identity primary key,
-          user_id bigint references app_user, name text,  -- a user's, or one of ours: fees, house, a chain's
+          user_id bigint references app_user,
+          name text collate "C",  -- of ours: fees, house, a chain's; compared as `asset` is, or no index would serve
           asset text collate "C" not null references asset,
           balance numeric not null default 0,  -- the sum of its transfers
           locked numeric not null default 0 check (locked >= 0),  -- the sum of what its orders and holds hold

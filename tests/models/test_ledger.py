@@ -209,6 +209,17 @@ def test_nothing_is_withdrawn_from_a_frozen_account(database):
     hold(2, ann, 1)
 
 
+def test_an_account_of_ours_is_found_by_its_name_however_many_users_there_are(database):
+    db.rows("insert into app_user (external_id) select 'user' || n from generate_series(1, 2000) n")
+    db.rows("select open_accounts(array_agg(id), array_agg('USD'::text)) from app_user")
+    ledger.our_account("fees", "USD")
+    db.rows("analyze account")
+    read = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'account'"
+    with db.transaction():
+        db.rows("select our_account('fees', code) from asset where code = 'USD'")  # as a fill does
+        assert db.rows(read)[0][0] < 10
+
+
 def test_the_app_may_withdraw_and_move_money_no_other_way(database):
     grant()
     ann = account_of(user(), "USD")
