@@ -61,6 +61,8 @@ class TradeOrder(db.BaseModel):
 
 
 # Everything that expiry is, for the orders in `due`, whose rows are locked: nobody fills or cancels them meanwhile.
+# `(… in …) is true` is looked up in a hash, however few rows the planner expects; a join would then compare each row
+# with each.
 _DUE = "o.id, o.user_id, o.account_id, o.pair, o.side, o.quantity, o.filled, o.held"
 _END = """
 ended as (
@@ -69,7 +71,7 @@ ended as (
   where o.id = any(array(select id from due)) and o.status in ('open', 'expiring')
   returning o.id
 ), given_back as materialized (
-  select account_id, sum(held) as amount from due where id in (select id from ended) group by 1
+  select account_id, sum(held) as amount from due where (id in (select id from ended)) is true group by 1
 ), locked as materialized (
   select id from account where id = any(array(select account_id from given_back)) order by id for update
 ), unlocked as (
@@ -82,8 +84,9 @@ ended as (
       'order_id', d.id, 'pair', d.pair, 'side', d.side, 'quantity', d.quantity::text, 'filled', d.filled::text)
     else jsonb_build_object(
       'order_id', d.id, 'asset', case d.side when 'buy' then p.quote else p.base end, 'amount', d.held::text) end
-  from due d join ended using (id) join pair p on p.symbol = d.pair
+  from due d join pair p on p.symbol = d.pair
        cross join (values ('order.expired'), ('balance.unlocked')) t(topic)
+  where (d.id in (select id from ended)) is true
 )
 select count(*) from ended
 """
