@@ -404,11 +404,13 @@ def test_who_does_not_read_is_sent_away_without_holding_others_up_and_resumes(
     until(lambda: app.state.hub.clients)
     with desk.hear(**headers) as other:
         told(other)
-        began, count = time.monotonic(), 150
+        count, longest = 150, 0.0
         for number in range(count):
+            began = time.monotonic()
             fact(n=number, fill="x" * 40_000)
             assert facts(other, 1)[0]["payload"]["n"] == number
-        assert time.monotonic() - began < 10
+            longest = max(longest, time.monotonic() - began)
+        assert longest < 5, "others waited for a client that is given 10 s"
     until(lambda: not app.state.hub.clients, 15)
     heard = rest_of(slow)
     slow.close()
