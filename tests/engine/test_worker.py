@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -276,8 +277,10 @@ def test_an_ad_hoc_job_for_later_comes_when_it_is_due(worker, redis):
     worker()
     done = rq("enqueue", "-S", "json", "-q", "default", "--schedule-in", "1s", f"{MODULE}.fine")
     run = re.search(r"job-id '([-\w]+)'", done.stdout)[1]
-    assert status(redis, run) == "scheduled"
     until(lambda: outcomes(run) == ["ok"], 5)
+    (row,) = rows(run)
+    created = datetime.fromisoformat(redis.hget(f"rq:job:{run}", "created_at").decode())
+    assert row["started_at"].timestamp() >= int(created.timestamp()) + 1  # rq keeps whole seconds
 
 
 def test_a_failed_job_shows_its_traceback_in_rq_and_rq_requeue_runs_it_again(worker, redis):
