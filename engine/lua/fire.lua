@@ -4,17 +4,16 @@
 -- scheduler was first, or an error's text.
 pulse()
 
-local function skip(entry, key, reason, first, last, count, h)
-  local added = count
-  if h.reason == reason then -- the streak goes on: one row with a count
-    first, count = tonumber(h.first), tonumber(h.count) + count
+local function skip(entry, key, reason, first, last, count)
+  local added, streak = count, call('HMGET', key, 'skip_reason', 'skip_first', 'skip_count', 'skip_line')
+  if streak[1] == reason then -- it goes on: one row with a count
+    first, count = tonumber(streak[2]), tonumber(streak[3]) + count
     -- Its earlier line, if it still waits, says less than this one: they must not pile up while PostgreSQL is away.
-    if h.line then call('XDEL', RUNS, h.line) end
+    if streak[4] then call('XDEL', RUNS, streak[4]) end
   end
   tally('schedule_missed_total', reason, added)
-  h.reason, h.first, h.count = reason, first, count
-  h.line = record(cjson.encode({kind = 'skip', entry = entry, reason = reason, first = first, last = last, count = count}))
-  call('HSET', key, 'skip_reason', reason, 'skip_first', first, 'skip_count', count, 'skip_line', h.line)
+  local line = record(cjson.encode({kind = 'skip', entry = entry, reason = reason, first = first, last = last, count = count}))
+  call('HSET', key, 'skip_reason', reason, 'skip_first', first, 'skip_count', count, 'skip_line', line)
 end
 
 local made -- the run that this call is about to enqueue
@@ -26,57 +25,56 @@ local function template(key, entry)
     'description', f[5], 'timeout', f[6], 'status', 'queued')
 end
 
+local function unwanted(id, paused, queued, overlap)
+  if paused == '1' then return 'paused' end
+  local running, waits = call('ZCARD', RUNNING .. 'entry:' .. id) > 0, still_waits(queued)
+  if (overlap == 'skip' and (running or waits)) or (overlap == 'queue' and waits) then return 'overlap' end
+end
+
 local at = iso(now)
 
 local function fire(e)
   local key = ENTRY .. e.id
-  local f = call('HMGET', key, 'due', 'version', 'paused', 'queued', 'overlap', 'queue', 'skip_reason', 'skip_first',
-    'skip_count', 'skip_line', 'again_until')
+  local f = call('HMGET', key, 'due', 'version', 'paused', 'queued', 'overlap', 'queue', 'skip_reason', 'again_until')
   if not f[1] then return 'gone' end
   if tonumber(f[2]) ~= e.version then return 'changed' end
   if tonumber(f[1]) ~= e.due then return tonumber(f[1]) end -- another scheduler was first
   local missed, run = e.missed ~= cjson.null and e.missed, e.run ~= cjson.null and e.run
   -- A scheduler whose idea of the time is wrong must not move an entry past what is due.
   if math.max(e.due, run or 0, missed and missed.last or 0) > now then return 'early' end
-  call('HSET', key, 'due', e.next)
   call('ZADD', SCHEDULED, e.next / 1000, e.id)
-  local h = {reason = f[7], first = f[8], count = f[9], line = f[10]}
-  if missed then
-    skip(e.id, key, e.missed.reason, e.missed.first, e.missed.last, e.missed.count, h)
-  end
-  if not run then return 'skip' end
-  if f[3] == '1' then
-    skip(e.id, key, 'paused', e.run, e.run, 1, h)
-    return 'skip'
-  end
-  local running = call('ZCARD', RUNNING .. 'entry:' .. e.id) > 0
-  local queued = still_waits(f[4])
-  if (f[5] == 'skip' and (running or queued)) or (f[5] == 'queue' and queued) then
-    skip(e.id, key, 'overlap', e.run, e.run, 1, h)
+  if missed then skip(e.id, key, missed.reason, missed.first, missed.last, missed.count) end
+  local why_not = run and unwanted(e.id, f[3], f[4], f[5])
+  if why_not then skip(e.id, key, why_not, run, run, 1) end
+  if why_not or not run then
+    call('HSET', key, 'due', e.next)
     return 'skip'
   end
   local id = e.id .. '-' .. string.format('%d', e.run)
-  if run < tonumber(f[11] or '0') then id = id .. '-again' end -- the clock was set back: this instant comes twice
+  if run < tonumber(f[8] or '0') then id = id .. '-again' end -- the clock was set back: this instant comes twice
   local job = 'rq:job:' .. id
   if call('COPY', key .. ':run', job) == 0 then
-    if call('HEXISTS', job, 'nd_due') == 1 then return 'skip' end -- enqueued before a rewind of the entry
+    if call('HEXISTS', job, 'nd_due') == 1 then -- enqueued before a rewind of the entry
+      call('HSET', key, 'due', e.next)
+      return 'skip'
+    end
     template(key, e.id)
     call('COPY', key .. ':run', job)
   end
   made = job
   call('HSET', job, 'nd_due', e.run, 'created_at', at, 'enqueued_at', at)
   call('RPUSH', 'rq:queue:' .. f[6], id)
-  call('HSET', key, 'queued', id)
-  if h.reason then call('HDEL', key, 'skip_reason', 'skip_first', 'skip_count', 'skip_line') end
+  call('HSET', key, 'due', e.next, 'queued', id)
+  if f[7] or missed then call('HDEL', key, 'skip_reason', 'skip_first', 'skip_count', 'skip_line') end
   made = nil
   return 'run', f[6]
 end
 
--- A key is not what it should be: the due time is recorded as failed, if the entry could be moved past it.
+-- A key is not what it should be: the entry is moved past the due time, if it can be, and that is recorded as failed.
 local function failed(e, key)
   if made then call('DEL', made) end
   call('DEL', key .. ':run')
-  if tonumber(call('HGET', key, 'due') or '') ~= e.next then return end
+  call('HSET', key, 'due', e.next)
   local due = e.run ~= cjson.null and e.run or e.due
   record(cjson.encode({kind = 'skip', entry = e.id, reason = 'failed', first = due, last = due, count = 1}))
   tally('schedule_missed_total', 'failed', 1)
