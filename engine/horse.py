@@ -38,6 +38,7 @@ LOOK_EVERY = 0.25  # seconds: for what others than our own steps enqueued
 FLUSH_EVERY = 1.0  # seconds between writes of run history, at the most
 
 GONE = (RedisGone, RedisSlow)
+NOTHING = ("", "")  # is finished
 
 log = logging.getLogger("nightdesk.run")
 
@@ -69,12 +70,12 @@ class Horse:
         wake = self.redis.pubsub(ignore_subscribe_messages=True)
         patiently(lambda: wake.subscribe(steps.WAKE), outages.REDIS_AWAY, GONE, lambda: self.stopping)
         queues.should_yield = lambda: False
-        finished: str = ""
+        finished = NOTHING
         while True:
             old = self.old()
             take = [] if self.stopping or old else self.queues
             state, run = self._step(finished, take)
-            finished = ""
+            finished = NOTHING
             if run:
                 finished = self._run(run)
                 if time.monotonic() - self.flushed > FLUSH_EVERY:
@@ -101,15 +102,15 @@ class Horse:
             return True
         return peak_mb() > settings.worker_memory_mb and resident_mb() > settings.worker_memory_mb
 
-    def _step(self, finished: str, take: list[str]) -> tuple[bytes, Run | None]:
+    def _step(self, finished: tuple[str, str], take: list[str]) -> tuple[bytes, Run | None]:
         """take.lua, for as long as Redis is away; made again with its own number, it gives the same answer."""
         number = time.monotonic_ns() // 1000
         execution = f"{os.getpid():x}{number:x}"
         reply = patiently(
-            lambda: steps.step(self.line, "take", self.worker, finished, json.dumps(take), execution, number),
+            lambda: steps.step(self.line, "take", self.worker, *finished, json.dumps(take), execution, number),
             outages.REDIS_AWAY,
             GONE,
-            lambda: self.stopping and not finished,
+            lambda: self.stopping and finished == NOTHING,
             self._make_room,
         ) or [b"ok", 0]
         state, parents, *run = reply
@@ -141,8 +142,8 @@ class Horse:
         except (RedisError, OSError):
             time.sleep(LOOK_EVERY)
 
-    def _run(self, run: Run) -> str:
-        """Run one job; returns what take.lua needs to finish it, as JSON."""
+    def _run(self, run: Run) -> tuple[str, str]:
+        """Run one job; returns what take.lua needs to finish it and its row of history, as JSON."""
         self.done += 1
         self.board.add_one()
         self.board.begin(run.id, scheduled=run.entry != "")
@@ -153,7 +154,7 @@ class Horse:
             self.board.clear()
         took = time.perf_counter() - clock
         if outcome.name == "limited":  # somebody else's enqueue of a job with limits: back, now with them
-            return json.dumps(_finish(run, replace(outcome, name="handed_back"), took, limits, None))
+            return json.dumps(_finish(run, replace(outcome, name="handed_back"), took, limits)), ""
         row = {
             "entry": run.entry or path.rpartition(".")[2] or run.id,
             "run": run.id,
@@ -174,7 +175,7 @@ class Horse:
             "dead": outcome.dead,
         }
         self.line.meanwhile = partial(self._say, run, path, outcome, took)
-        return json.dumps(_finish(run, outcome, took, run.limits or "", history.line(row)))
+        return json.dumps(_finish(run, outcome, took, run.limits or "")), history.line(row)
 
     def _attempt(self, run: Run) -> tuple[Outcome, str, list[Any], dict[str, Any], str]:
         """Call the function; whatever it raises becomes an outcome, `except` for what ends the process."""
@@ -281,7 +282,7 @@ class Horse:
                 log.error("%s", outcome.trace)
 
 
-def _finish(run: Run, outcome: Outcome, took: float, limits: str, row: str | None) -> dict[str, Any]:
+def _finish(run: Run, outcome: Outcome, took: float, limits: str) -> dict[str, Any]:
     """What take.lua needs to end a run, see there."""
     end = {
         "id": run.id,
@@ -293,7 +294,6 @@ def _finish(run: Run, outcome: Outcome, took: float, limits: str, row: str | Non
         "waited": max(0, run.started - run.enqueued_ms) / 1000,
         "late": max(0, run.started - run.due) / 1000 if run.scheduled and run.attempt == 1 else None,
         "limits": limits,
-        "row": row,
         "ttl": run.ttl,
         "result": steps.rq_json(outcome.counts) if outcome.counts is not None else None,
         "exc": steps.rq_text(outcome.trace or outcome.error or "") if outcome.dead else None,

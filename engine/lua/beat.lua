@@ -34,4 +34,5 @@ for _, key in ipairs(call('SMEMBERS', 'rq:queues')) do -- rq forgets what expire
   call('ZREMRANGEBYSCORE', 'rq:finished:' .. queue, '-inf', now / 1000)
   call('ZREMRANGEBYSCORE', 'rq:failed:' .. queue, '-inf', now / 1000)
 end
+add_up()
 return {standing, now, cjson.encode(dead)}

@@ -43,18 +43,39 @@ local function record(row, data) -- one line of history; PostgreSQL gets it with
 end
 
 -- Counters and histograms for /metrics: one hash, fields name|label (counter), name|label|le and name|label|sum.
-local METRICS = 'nightdesk:metrics'
+-- What a run measured waits in a list and is added up in portions: a dozen additions a run would cost as much as
+-- all the rest of its end.
+local METRICS, MEASURED = 'nightdesk:metrics', 'nightdesk:measured'
 local BOUNDS = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300}
 
 local function tally(name, label, by) call('HINCRBY', METRICS, name .. '|' .. label, by or 1) end
 
-local function observe(name, label, seconds)
-  local le = '+Inf'
-  for _, bound in ipairs(BOUNDS) do
-    if seconds <= bound then le = tostring(bound) break end
+local function add_up()
+  local counts, sums = {}, {}
+  local function observe(name, label, seconds)
+    local le, field = '+Inf', name .. '|' .. label .. '|'
+    for _, bound in ipairs(BOUNDS) do
+      if seconds <= bound then le = tostring(bound) break end
+    end
+    counts[field .. le] = (counts[field .. le] or 0) + 1
+    sums[field .. 'sum'] = (sums[field .. 'sum'] or 0) + seconds
   end
-  call('HINCRBY', METRICS, name .. '|' .. label .. '|' .. le, 1)
-  call('HINCRBYFLOAT', METRICS, name .. '|' .. label .. '|sum', seconds)
+  for _, measured in ipairs(call('LRANGE', MEASURED, 0, -1)) do
+    local name, queue, failed, seconds, waited, late = unpack(cmsgpack.unpack(measured))
+    counts['worker_runs_total|' .. name] = (counts['worker_runs_total|' .. name] or 0) + 1
+    if failed then counts['worker_errors_total|' .. name] = (counts['worker_errors_total|' .. name] or 0) + 1 end
+    observe('worker_duration_seconds', name, seconds)
+    observe('queue_latency_seconds', queue, waited)
+    if late then observe('schedule_lateness_seconds', name, late) end
+  end
+  call('DEL', MEASURED)
+  for field, count in pairs(counts) do call('HINCRBY', METRICS, field, count) end
+  for field, sum in pairs(sums) do call('HINCRBYFLOAT', METRICS, field, sum) end
+end
+
+local function measure(name, queue, failed, seconds, waited, late)
+  local many = call('RPUSH', MEASURED, cmsgpack.pack({name, queue, failed, seconds, waited, late}))
+  if many >= 64 then add_up() end -- else the next beat does
 end
 
 local function push(id, queue, front)

@@ -1,37 +1,33 @@
 -- Work-horse: finish the run in hand, then pop the next one straight into "started". One round trip a job.
--- ARGV: worker, JSON of what is finished or '', JSON list of queues to pop from ([] = none), id for the execution,
--- number of this call, which rises: a call whose answer was lost is made again with the same number and gets the same
--- answer; one that was held up on its way and arrives after the next does nothing.
+-- ARGV: worker, JSON of what is finished or '', its row of history or '', JSON list of queues to pop from ([] = none),
+-- id for the execution, number of this call, which rises: a call whose answer was lost is made again with the same
+-- number and gets the same answer; one that was held up on its way and arrives after the next does nothing.
 -- Returns {state, 1 if dependents wait for someone to enqueue them, and, if there is a run: job id, queue, now,
 -- attempt, 1 if its payload is too large, fields of the job}; state is 'ok', 'fenced' when the run was taken from us,
 -- 'unknown' when the worker must beat first, 'more' when none of the first thousand could be started but others wait,
 -- 'late', or what went wrong while finishing.
-local worker, finished, execution, number = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
+local worker, finished, row, execution, number = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
 local worker_key = 'rq:worker:' .. worker
 local known, state = call('ZSCORE', WORKERS, worker), 'ok'
-local last = known and tonumber(call('HGET', worker_key, 'nd_call') or '') or 0
+local was = call('HMGET', worker_key, 'nd_call', 'state')
+local last = known and tonumber(was[1] or '') or 0
 if number < last then return {'late', 0} end
 local repeated = number == last
-if known then call('HSET', worker_key, 'nd_call', ARGV[5]) end
+if known then call('HSET', worker_key, 'nd_call', ARGV[6]) end
 
 local function finish(f)
   local key = 'rq:job:' .. f.id
   local exists = call('EXISTS', key) == 1
   if not drop_execution(worker, f.id, f.execution, f.queue) then
     -- If nothing is known of the run, Redis lost its memory and nobody else has it.
-    if exists then state = 'fenced' elseif f.row then record(f.row) end
+    if exists then state = 'fenced' elseif row ~= '' then record(row) end
     return
   end
   release(f.limits, f.id)
-  if f.row then
-    record(f.row)
-    tally('worker_runs_total', f.name)
-    if f.outcome ~= 'ok' and f.outcome ~= 'yielded' and f.outcome ~= 'handed_back' then
-      tally('worker_errors_total', f.name)
-    end
-    observe('worker_duration_seconds', f.name, f.seconds)
-    observe('queue_latency_seconds', f.queue, f.waited)
-    if f.late then observe('schedule_lateness_seconds', f.name, f.late) end
+  if row ~= '' then
+    record(row)
+    local failed = f.outcome ~= 'ok' and f.outcome ~= 'yielded' and f.outcome ~= 'handed_back'
+    measure(f.name, f.queue, failed, f.seconds, f.waited, f.late)
   end
   call('HINCRBYFLOAT', worker_key, 'total_working_time', f.seconds)
   if f.outcome == 'ok' then
@@ -65,18 +61,21 @@ if finished ~= '' and not repeated then
   if not fine then -- a key of its own is not what it should be: the run has ended and costs only itself
     state = 'the end of ' .. f.id .. ' is recorded in part: ' .. reason_of(problem)
     pcall(release, f.limits, f.id)
-    if f.row then record(f.row) end
+    if row ~= '' then record(row) end
     pcall(call, 'EXPIRE', 'rq:job:' .. f.id, FAILED_TTL)
   end
 end
 
-local function answer(id, queue, attempt)
+local function look(id) -- the job's fields as payload.py reads them, then its queue and its status; is it too large?
   local key = 'rq:job:' .. id
   local big = call('HSTRLEN', key, 'data') > LARGEST_PAYLOAD
-  local h = call('HMGET', key, big and '' or 'data', 'nd_due', 'nd_entry', 'nd_tries', 'nd_max', 'nd_limits', 'timeout',
+  return call('HMGET', key, big and '' or 'data', 'nd_due', 'nd_entry', 'nd_tries', 'nd_max', 'nd_limits', 'timeout',
     'enqueued_at', 'created_at', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'webhooks',
-    'retries_left', 'result_ttl')
-  return {state, call('EXISTS', 'nightdesk:parents'), id, queue, now, attempt, big and 1 or 0, h}
+    'retries_left', 'result_ttl', 'origin', 'status'), big and 1 or 0
+end
+
+local function answer(id, queue, attempt, h, big)
+  return {state, call('EXISTS', 'nightdesk:parents'), id, queue, now, attempt, big, h}
 end
 
 -- Nothing else can be in hand: an answer was lost on its way, or a work-horse died with its call still travelling.
@@ -84,17 +83,20 @@ for _, member in ipairs(call('SMEMBERS', worker_key .. ':executions')) do
   local id, held = string.match(member, '^(.*):([^:]*)$')
   if held == execution then
     local queue, attempt = call('HGET', 'rq:execution:' .. member, 'queue'), call('HGET', 'rq:job:' .. id, 'nd_attempt')
-    return answer(id, queue, tonumber(attempt))
+    return answer(id, queue, tonumber(attempt), look(id))
   end
   if not pcall(give_back, worker, member, 'lost', 'the answer that handed it out was lost', '', '') then
     call('SREM', worker_key .. ':executions', member)
   end
 end
 
-local queues = cjson.decode(ARGV[3])
+local queues = cjson.decode(ARGV[4])
 if #queues == 0 then return {state, call('EXISTS', 'nightdesk:parents')} end
 if not known then return {state == 'ok' and 'unknown' or state, 0} end
-if call('EXISTS', 'rq:suspended') == 1 then return {state, 0} end
+local unusual = {'rq:suspended'} -- retries, and what `rq enqueue --schedule-in` left; most often there is none of it
+for _, queue in ipairs(queues) do unusual[#unusual + 1] = 'rq:scheduled:' .. queue end
+unusual = call('EXISTS', unpack(unusual)) > 0
+if unusual and call('EXISTS', 'rq:suspended') == 1 then return {state, 0} end
 
 local function free(limit) return call('ZCARD', RUNNING .. limit[1]) < limit[2] end
 
@@ -117,24 +119,25 @@ local ENDED = {finished = true, failed = true, stopped = true, canceled = true}
 
 local function start(id, queue)
   local key, member = 'rq:job:' .. id, id .. ':' .. execution
-  local f = call('HMGET', key, 'nd_entry', 'nd_limits', 'origin', 'status')
-  if not f[3] then return nil end -- deleted by another tool while it waited
-  if ENDED[f[4]] then return nil end -- queued twice: this is the second
-  if f[4] == 'started' and call('EXISTS', 'rq:executions:' .. id) == 1 then return nil end
+  local h, big = look(id)
+  local entry, limits, origin, status = h[3], h[6], h[16], h[17]
+  if not origin then return nil end -- deleted by another tool while it waited
+  if ENDED[status] then return nil end -- queued twice: this is the second
+  if status == 'started' and call('EXISTS', 'rq:executions:' .. id) == 1 then return nil end
   if #id > 200 or string.find(id, '[^%w%p ]') then error('its id is no plain text of at most 200 characters', 0) end
-  if f[2] and f[2] ~= '' and full(cjson.decode(f[2]), id) then return nil end
-  if f[1] and call('HGET', ENTRY .. f[1], 'queued') == id then call('HDEL', ENTRY .. f[1], 'queued') end
+  if limits and limits ~= '' and full(cjson.decode(limits), id) then return nil end
+  if entry and call('HGET', ENTRY .. entry, 'queued') == id then call('HDEL', ENTRY .. entry, 'queued') end
   local attempt = call('HINCRBY', key, 'nd_attempt', 1)
   local at = iso(now)
   call('HSET', key, 'status', 'started', 'started_at', at, 'last_heartbeat', at, 'worker_name', worker)
   call('PERSIST', key)
   call('HSET', 'rq:execution:' .. member, 'id', execution, 'job_id', id, 'created_at', now / 1000, 'queue', queue,
-    'last_heartbeat', now / 1000, 'worker_name', worker, 'limits', f[2] or '')
+    'last_heartbeat', now / 1000, 'worker_name', worker, 'limits', limits or '')
   call('ZADD', 'rq:executions:' .. id, '+inf', execution)
   call('ZADD', 'rq:wip:' .. queue, '+inf', member) -- never abandoned by a time-out: the reaper alone decides
   call('SADD', worker_key .. ':executions', member)
-  call('HSET', worker_key, 'state', 'busy')
-  return answer(id, queue, attempt)
+  if was[2] ~= 'busy' then call('HSET', worker_key, 'state', 'busy') end
+  return answer(id, queue, attempt, h, big)
 end
 
 -- A run whose own keys are not what they should be is a dead letter, and costs only itself.
@@ -151,8 +154,8 @@ end
 
 local more = false
 
-local function pop(queue)
-  local scheduled = 'rq:scheduled:' .. queue -- retries, and what `rq enqueue --schedule-in` left there
+local function queue_due(queue)
+  local scheduled = 'rq:scheduled:' .. queue
   for _, id in ipairs(call('ZRANGEBYSCORE', scheduled, 0, now / 1000, 'LIMIT', 0, 16)) do
     call('ZREM', scheduled, id)
     if call('HEXISTS', 'rq:job:' .. id, 'origin') == 1 then
@@ -160,6 +163,10 @@ local function pop(queue)
       push(id, queue, true)
     end
   end
+end
+
+local function pop(queue)
+  if unusual then queue_due(queue) end
   for _ = 1, 1000 do
     local id = call('LPOP', 'rq:queue:' .. queue)
     if not id then return nil end
@@ -194,5 +201,5 @@ for round = 1, 2 do
   end
 end
 if more and state == 'ok' then state = 'more' end
-call('HSET', worker_key, 'state', 'idle')
+if was[2] ~= 'idle' then call('HSET', worker_key, 'state', 'idle') end
 return {state, call('EXISTS', 'nightdesk:parents')}

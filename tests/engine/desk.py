@@ -60,19 +60,20 @@ _calls = count(1)
 def take(redis, worker="w", finished="", queues=QUEUES, execution=None, number=None):
     """One call of a work-horse; returns the state and the id of the run that it got, or None."""
     number = number or next(_calls)
+    finished, row = finished or ({}, "")
     ended = json.dumps(finished) if finished else ""
     execution = execution or f"e{number}"
-    state, _, *run = steps.step(redis, "take", worker, ended, json.dumps(queues), execution, number)
+    state, _, *run = steps.step(redis, "take", worker, ended, row, json.dumps(queues), execution, number)
     return state.decode(), run[0].decode() if run else None
 
 
 def end(run_id, execution, outcome="ok", queue="default", limits="", **more):
-    """What take.lua needs to finish a run."""
+    """What take.lua needs to finish a run, and its row of history."""
     row = {"entry": "e", "run": run_id, "job": "j", "queue": queue, "args": {}, "due": 1.7e12, "attempt": 1}
     row |= {"enqueued": "", "started": 1.7e12, "ended": 1.7e12, "outcome": outcome, "dead": outcome == "failed"}
-    fields = {"id": run_id, "execution": execution, "queue": queue, "outcome": outcome, "row": json.dumps(row)}
+    fields = {"id": run_id, "execution": execution, "queue": queue, "outcome": outcome}
     fields |= {"name": "e", "seconds": 0.1, "waited": 0.1, "ttl": 60, "exc": "", "tries": 1, "delay": 0}
-    return fields | {"limits": json.dumps(limits) if limits else ""} | more
+    return fields | {"limits": json.dumps(limits) if limits else ""} | more, json.dumps(row)
 
 
 def work(redis, worker="w", **options):
