@@ -91,6 +91,7 @@ def _edges(before: datetime, until: datetime) -> dict[str, datetime]:
     hour, last_hour = -(-(minute - MONDAY) // LENGTHS["1h"]) * LENGTHS["1h"] + MONDAY, start_of("1h", last_minute)
     return {
         "since": since,
+        "soon": since + (until - before),
         "until": until,
         "before": before,
         "since_before": before - WINDOW,
@@ -142,22 +143,24 @@ reach as materialized (
          t.volume + coalesce(m.volume, 0) - coalesce(l.volume, 0) as volume,
          t.quote_volume + coalesce(m.quote_volume, 0) - coalesce(l.quote_volume, 0) as quote_volume,
          greatest(t.high, m.high) as high, least(t.low, m.low) as low,
-         t.open, t.opened_at,
+         t.open, t.opened_at, t.place,
          coalesce(l.symbol is not null or t.opened_at is null or m.opened_at <= t.opened_at, false) as opens,
          case when t.last_at is null or m.last_at > t.last_at then m.last else t.last end as last,
          greatest(t.last_at, m.last_at) as last_at,
          coalesce(m.last_at = t.last_at, false) as ends
-  from pair p left join ticker t using (symbol) left join more m using (symbol) left join less l using (symbol)
-       left join corrected c using (symbol)
+  from pair p left join (select ctid as place, * from ticker) t using (symbol) left join more m using (symbol)
+       left join less l using (symbol) left join corrected c using (symbol)
   where p.active and (%(all)s or coalesce(t.symbol is null, true) or m.symbol is not null or l.symbol is not null
                       or c.symbol is not null)
 )
 """
 
-# A correction that the candles do not have yet changes nothing, as they still count what it corrects.
+# A correction that the candles do not have yet changes nothing, as they still count what it corrects. It is of the
+# instant of what it corrects: that is said once more for the planner, which then looks at no other partitions.
 _COUNTS = """(v.xid, v.id) <= (r.xid, r.id) and v.quantity > 0 and not exists (
     select from trade c where c.symbol = v.symbol and c.traded_at = v.traded_at and c.corrects = v.id
-      and c.corrects is not null and (c.xid, c.id) <= (r.xid, r.id))"""
+      and c.corrects is not null and (c.xid, c.id) <= (r.xid, r.id)
+      and c.traded_at > %(since)s and c.traded_at <= %(until)s)"""
 
 # The 24 hours of some pairs as the candles and trades say, up to the candles' position.
 _AFRESH = f"""
@@ -191,10 +194,16 @@ anew as materialized (
 )
 """
 
-# The first and the last trade in the window are looked up where they may be others than before.
+# The first and the last trade in the window are looked up where they may be others than before. The first is mostly
+# one that leaves with the next step: those are read in one go.
 _ADVANCE = f"""
-with {_MOVES}, {_AFRESH}, made as materialized (
-  select m.symbol, w.symbol is not null as anew,
+with {_MOVES}, {_AFRESH}, leaving as materialized (
+  select distinct on (v.symbol) v.symbol, v.price, v.traded_at
+  from reach r, trade v
+  where v.traded_at > %(since)s and v.traded_at <= %(soon)s and v.traded_at <= %(until)s and {_COUNTS}
+  order by v.symbol, v.traded_at, v.id
+), made as materialized (
+  select m.symbol, m.place, w.symbol is not null as anew,
          w.symbol is not null and not m.afresh and (m.trades, m.volume, m.quote_volume, m.high, m.low)
            is distinct from (w.trades, w.volume, w.quote_volume, w.high, w.low) as drifted,
          case when w.symbol is null then m.trades else w.trades end as trades,
@@ -202,16 +211,17 @@ with {_MOVES}, {_AFRESH}, made as materialized (
          case when w.symbol is null then m.quote_volume else w.quote_volume end as quote_volume,
          case when w.symbol is null then m.high else w.high end as high,
          case when w.symbol is null then m.low else w.low end as low,
-         case when w.symbol is null and not m.opens then m.open else f.price end as open,
-         case when w.symbol is null and not m.opens then m.opened_at else f.traded_at end as opened_at,
+         case when w.symbol is null and not m.opens then m.open else coalesce(n.price, f.price) end as open,
+         case when w.symbol is null and not m.opens then m.opened_at
+              else coalesce(n.traded_at, f.traded_at) end as opened_at,
          case when w.symbol is null and not m.ends then m.last else coalesce(l.price, d.close) end as last,
          case when w.symbol is null and not m.ends then m.last_at
               else coalesce(l.traded_at, m.last_at, d.known_at) end as last_at
-  from moved m left join whole w using (symbol)
+  from moved m left join whole w using (symbol) left join leaving n using (symbol)
     left join lateral (
       select v.price, v.traded_at from reach r, trade v
-      where (w.symbol is not null or m.opens) and v.symbol = m.symbol and v.traded_at > %(since)s
-        and v.traded_at <= %(until)s and {_COUNTS}
+      where (w.symbol is not null or m.opens) and n.symbol is null and v.symbol = m.symbol
+        and v.traded_at > %(since)s and v.traded_at <= %(until)s and {_COUNTS}
       order by v.traded_at, v.id limit 1) f on true
     left join lateral (
       select v.price, v.traded_at from reach r, trade v
@@ -224,20 +234,21 @@ with {_MOVES}, {_AFRESH}, made as materialized (
       order by c.starts_at desc limit 1) d on true
 ), gone as (
   delete from ticker t using pair p where p.symbol = t.symbol and not p.active
-), written as (
-  insert into ticker (symbol, open, high, low, last, volume, quote_volume, trades, opened_at, last_at)
-  select m.symbol, m.open, m.high, m.low, m.last, m.volume, m.quote_volume, m.trades, m.opened_at, m.last_at
-  from made m left join ticker t using (symbol)
+), news as materialized (
+  select m.* from made m left join ticker t on t.ctid = m.place
   where (m.open, m.high, m.low, m.last, m.volume, m.quote_volume, m.trades, m.opened_at, m.last_at) is distinct from
         (t.open, t.high, t.low, t.last, t.volume, t.quote_volume, t.trades, t.opened_at, t.last_at)
-  order by symbol
-  on conflict (symbol) do update set
-    open = excluded.open, high = excluded.high, low = excluded.low, last = excluded.last, volume = excluded.volume,
-    quote_volume = excluded.quote_volume, trades = excluded.trades, opened_at = excluded.opened_at,
-    last_at = excluded.last_at
-  returning symbol
+), moved_on as (
+  update ticker t set
+    open = n.open, high = n.high, low = n.low, last = n.last, volume = n.volume, quote_volume = n.quote_volume,
+    trades = n.trades, opened_at = n.opened_at, last_at = n.last_at
+  from news n where t.ctid = n.place
+), added as (
+  insert into ticker (symbol, open, high, low, last, volume, quote_volume, trades, opened_at, last_at)
+  select symbol, open, high, low, last, volume, quote_volume, trades, opened_at, last_at
+  from news where place is null order by symbol
 )
-select (select array_agg(symbol::text) from written), (select count(*) from made where anew),
+select (select array_agg(symbol::text) from news), (select count(*) from made where anew),
        (select count(*) from made where drifted), r.xid::text::bigint, r.id
 from reach r
 """
