@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import config
 import db
-from domain.candles import INTERVALS, start
+from domain.candles import INTERVALS, ROLL_UP, start
+from models import buckets, events, feeds
 
 DATA = config.ROOT.parent / "shared" / "data"  # recorded trades, where they are
 KEY = tuple[str, str, datetime]  # symbol, interval, start
@@ -93,9 +95,9 @@ select 'C' || n || 'USD', 'C' || n, 'USD', 0.01, 0.0001 from generate_series(1, 
 
 # Pairs take turns in a scrambled order; the price of each walks along a sine with noise.
 TRADES = """
-insert into trade (symbol, traded_at, price, quantity, side, received_at)
+insert into {into} (symbol, traded_at, price, quantity, side, received_at)
 select 'C' || 1 + (n * 7919) %% %s || 'USD', t.at,
-       round((100 + 20 * sin(n / 1e5) + random())::numeric, 2), round((0.01 + random())::numeric, 4),
+       (10000 + 2000 * sin(n / 1e5) + 100 * random())::int * 0.01, (100 + 10000 * random())::int * 0.0001,
        case when n %% 2 = 0 then 'buy' else 'sell' end, t.at
 from generate_series(1, %s::bigint) n cross join lateral (select %s::timestamptz + n * %s::interval as at) t
 """
@@ -106,11 +108,11 @@ def open_exchange(pairs: int) -> None:
     db.database.execute_sql(PAIRS, {"pairs": pairs})
 
 
-def trade(pairs: int, count: int, since: datetime, length: timedelta) -> None:
+def trade(pairs: int, count: int, since: datetime, length: timedelta, into: str = "trade") -> None:
     """`count` trades evenly over the time after `since`; foreign keys are not checked again for each."""
     with db.transaction():
         db.rows("set local session_replication_role = replica")
-        db.rows(TRADES, pairs, count, since, length / count)
+        db.rows(TRADES.format(into=into), pairs, count, since, length / count)
 
 
 def make_days(first: datetime, days: int) -> None:
@@ -120,3 +122,55 @@ def make_days(first: datetime, days: int) -> None:
         name = f"trade_{day:%Y%m%d}"
         if not db.rows("select to_regclass(%s)", name)[0][0]:
             db.rows(f"create table {name} partition of trade for values from ('{day}') to ('{day + timedelta(1)}')")
+
+
+@contextmanager
+def loading(first: datetime, days: int) -> Iterator[str]:
+    """A table for millions of trades of these days, with no indexes until the end, when it becomes the exchange's."""
+    made = [(f"trade_{day:%Y%m%d}", day) for day in (first.date() + timedelta(days=n) for n in range(days))]
+    db.rows("create table load (like trade including defaults including constraints) partition by range (traded_at)")
+    db.rows("alter table load alter id set default nextval('trade_id_seq')")
+    for name, day in made:
+        db.rows(f"drop table if exists {name}")
+        db.rows(f"create table {name} partition of load for values from ('{day}') to ('{day + timedelta(1)}')")
+    yield "load"
+    db.rows("alter table load alter id drop default")
+    for name, day in made:
+        db.rows(f"alter table load detach partition {name}")
+        with db.transaction():
+            db.rows("set local maintenance_work_mem = '1GB'")
+            db.rows(f"alter table trade attach partition {name} for values from ('{day}') to ('{day + timedelta(1)}')")
+    db.rows("drop table load")
+
+
+# What a build makes of trades of which none is corrected.
+MINUTES = """
+insert into candle
+select symbol, '1m', starts_at, prices[1], high, low, prices[cardinality(prices)], volume, turnover, trades, known_at
+from (
+  select symbol, date_bin('1 minute', traded_at, timestamptz '2000-01-03 00:00Z') as starts_at,
+         array_agg(price order by traded_at, id) as prices, max(price) as high, min(price) as low,
+         sum(quantity) as volume, sum(quantity * price) as turnover, count(*) as trades, max(received_at) as known_at
+  from trade group by 1, 2) t
+"""
+HIGHER = """
+insert into candle
+select symbol, %(interval)s, candle_start(%(interval)s, starts_at), (array_agg(open order by starts_at))[1], max(high),
+       min(low), (array_agg(close order by starts_at desc))[1], sum(volume), sum(quote_volume), sum(trades),
+       max(known_at)
+from candle where "interval" = %(lower)s group by 1, 3
+"""
+
+
+def build_whole(since: datetime, until: datetime, proven: list[str]) -> None:
+    """All candles of what was loaded, in one go, with proof for some symbols that they are what a build makes."""
+    ((xid, id_),) = db.rows("select t.xid::text::bigint, t.id from trade t order by t.xid desc, t.id desc limit 1")
+    with db.transaction():
+        db.rows("set local work_mem = '256MB'")
+        db.rows(MINUTES)
+        for interval, lower in ROLL_UP:
+            db.database.execute_sql(HIGHER, {"interval": interval, "lower": lower})
+        events.move(f"build_candles.{feeds.TRADE}", events.Position(xid, id_))
+    db.rows("analyze candle")
+    if wrong := buckets.mend(feeds.TRADE, since, until, proven):
+        raise ValueError(f"candles that a build makes otherwise: {wrong}")

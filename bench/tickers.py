@@ -39,9 +39,8 @@ where t.symbol = any(array(select symbol from came union select symbol from gone
 """
 WHOLE = """
 insert into ticker (symbol, open, high, low, last, volume, quote_volume, trades, opened_at, last_at)
-select symbol, (array_agg(price order by traded_at, id))[1], max(price), min(price),
-       (array_agg(price order by traded_at desc, id desc))[1], sum(quantity), sum(price * quantity), count(*),
-       min(traded_at), max(traded_at)
+select symbol, (min(array[id, price]))[2], max(price), min(price), (max(array[id, price]))[2], sum(quantity),
+       sum(price * quantity), count(*), min(traded_at), max(traded_at)
 from trade where traded_at > %s and traded_at <= %s group by symbol
 on conflict (symbol) do update set open = excluded.open, high = excluded.high, low = excluded.low,
   last = excluded.last, volume = excluded.volume, quote_volume = excluded.quote_volume, trades = excluded.trades
@@ -63,12 +62,12 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, float]:
     edge = (rounds + 2) * STEP  # with as many trades a step as are new, whatever lies between
     between = size - 2 * (rounds + 2) * trades
     db.rows("truncate trade, candle, ticker"), db.rows("update ticker_window set until = null")
-    tape.trade(pairs, (rounds + 2) * trades, now - DAY, edge)
-    tape.trade(pairs, between, now - DAY + edge, DAY - 2 * edge)
-    tape.trade(pairs, (rounds + 2) * trades, now - edge, edge)
+    with tape.loading(now - DAY, 2) as load:
+        tape.trade(pairs, (rounds + 2) * trades, now - DAY, edge, load)
+        tape.trade(pairs, between, now - DAY + edge, DAY - 2 * edge, load)
+        tape.trade(pairs, (rounds + 2) * trades, now - edge, edge, load)
     settle()
-    for _ in buckets.build(feeds.TRADE, now):
-        pass
+    tape.build_whole(now - DAY, now, ["C1USD", f"C{pairs}USD"])
     settle()
     tickers.advance(now)
     db.rows("vacuum (analyze) ticker")
@@ -100,7 +99,6 @@ def main() -> int:
         del desk
         db.rows("set statement_timeout = 0")
         tape.open_exchange(arguments.pairs)
-        tape.make_days(datetime.now(UTC) - 2 * DAY, 2)
         for size in sizes:
             results[size] = measure(arguments, size)
     lines = [
