@@ -164,8 +164,9 @@ def check_confirmations(due_at: datetime) -> dict[str, int]:
 def check(node: Node, chain: str) -> dict[str, int]:
     """Take the deposits of a chain a step on, or back."""
     head = look(node, chain)
-    known, rules = chains.known(chain), chains.rules(chain)
-    flights = [(rules[contract], deposit) for contract, deposit in deposits.in_flight(chain, LOOKED_AT)]
+    known, found = chains.known(chain), deposits.in_flight(chain, LOOKED_AT)
+    rules = chains.rules(chain)  # read after them: there is one for each
+    flights = [(rules[contract], deposit) for contract, deposit in found]
     there = node.fetch_blocks(sorted({deposit.number for _, deposit in flights}))
     view = View(
         tip=known["cursor"],

@@ -6,7 +6,7 @@ def up(migrator, db):
         """
         create table deposit (
           id bigint generated always as identity primary key,
-          chain text collate "C" not null references chain, tx text not null,
+          chain text collate "C" not null, tx text not null,
           output int not null check (output >= -1),  -- its number, the log's or the account's; -1: the transaction
           number bigint not null, hash text not null,  -- of its block
           address text not null, user_id bigint not null references app_user,
@@ -23,6 +23,8 @@ def up(migrator, db):
           seen_at timestamptz not null default now(), changed_at timestamptz not null default now(),
           credited_at timestamptz,
           unique (chain, tx, output),
+          -- What was ever paid is counted in its asset's decimals and proved by its contract.
+          constraint deposit_of_an_asset_that_is_taken foreign key (chain, contract) references chain_asset,
           check ((state in ('failed', 'orphaned', 'held')) = (reason is not null)),
           check (state <> 'credited' or credits > 0 and credited_at is not null and paid)
         ) with (fillfactor = 85);

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import pytest
+from peewee import IntegrityError
 
 import db
 from domain.failures import Rejected, Unavailable
@@ -202,11 +203,11 @@ def test_one_chains_failure_costs_the_others_nothing(world, on, chain_servers):
     world.pay()
     world.chain.mine(12)
     world.scan()
+    db.rows("insert into chain_asset (chain, asset, decimals) values ('bsc', 'ETH', 18)")
     db.rows(
         """insert into deposit (chain, tx, output, number, hash, address, user_id, contract, asset, units, amount, paid)
            select 'bsc', 'x', 0, 1, 'h', 'a', user_id, '', asset, 1, 1, true from deposit"""
     )
-    db.rows("insert into chain_asset (chain, asset, decimals) values ('bsc', 'ETH', 18)")
     counts = check_confirmations(due_at=now())
     assert (counts["failed"], counts["confirmed"]) == (1, 1)
 
