@@ -22,6 +22,7 @@ from domain.failures import Rejected, Unavailable
 TRANSFER = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"  # keccak of Transfer(address,…)
 DECIMALS, BALANCE_OF = "0x313ce567", "0x70a08231"  # the selectors of decimals() and balanceOf(address)
 TAGS = ("safe", "finalized")
+NO_BLOCK = {rpc.NOT_THERE, -39001}  # geth; execution-apis: it knows the tag, and has no block of it (yet)
 BLOCKS, SMALL = 5, 50  # calls in one batch: whole blocks are up to 1 MB each
 
 
@@ -46,15 +47,21 @@ class Evm:
     page = 20
 
     def fetch_head(self) -> Head:
-        """The newest number, the chain's id, and the blocks of the tags `safe` and `finalized` where it has them."""
+        """The newest number, the chain's id, and the blocks of the tags `safe` and `finalized` where it knows these."""
         asked: list[Call] = [("eth_chainId", []), ("eth_blockNumber", [])]
-        answers = rpc.fetch_results(self.provider, [*asked, *(("eth_getBlockByNumber", [tag, False]) for tag in TAGS)])
-        tagged = {tag: answer for tag, answer in zip(TAGS, answers[2:], strict=True) if not isinstance(answer, Problem)}
-        blocks = {tag: parse_block(self.provider.name, answer) for tag, answer in tagged.items()}
+        asked += [("eth_getBlockByNumber", [tag, False]) for tag in TAGS]
+        answers = rpc.fetch_results(self.provider, asked, later=rpc.LATER - NO_BLOCK)
+        tags = dict(zip(TAGS, answers[2:], strict=True))
+        lacks = {
+            tag for tag, said in tags.items() if said is None or (isinstance(said, Problem) and said.code in NO_BLOCK)
+        }
+        known = {tag: said for tag, said in tags.items() if not isinstance(said, Problem)}
+        blocks = {tag: parse_block(self.provider.name, said) for tag, said in known.items()}
         return Head(
             number=number(self.provider.name, good(answers[1]), "eth_blockNumber"),
             identity=hex(quantity(self.provider.name, good(answers[0]), "eth_chainId")),
             tags={tag: block for tag, block in blocks.items() if block},
+            lacks=frozenset(lacks),
         )
 
     def fetch_blocks(self, numbers: Iterable[int]) -> dict[int, Block]:

@@ -44,6 +44,7 @@ class Head:
     number: int
     identity: str
     tags: Mapping[str, Block] = field(default_factory=dict)  # safe, finalized
+    lacks: frozenset[str] = frozenset()  # tags that it knows, and has no block of (yet)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 STATES = ("pending", "confirming", "confirmed", "credited", "failed", "orphaned", "held")
 IN_FLIGHT = ("pending", "confirming", "confirmed")
+NOTHING_YET = -1  # below every block: nothing is final by that tag
 MARGIN = timedelta(minutes=10)  # for the jobs that look, besides what the chain needs
 
 
@@ -35,7 +36,7 @@ class View:
     """What we know of a chain: the newest block that we have linked to it, the tags' numbers, and hashes by number."""
 
     tip: int
-    tags: Mapping[str, int]
+    tags: Mapping[str, int]  # NOTHING_YET where its node knows the tag, and has no block of it
     hashes: Mapping[int, str]  # of the numbers that the node has just answered for
 
 

@@ -13,7 +13,7 @@ import events
 from clients.chains import Node
 from clients.http import Refused
 from domain.chains import Block, Head, ancestor, gap, span
-from domain.deposits import View, false_decimals, next_step
+from domain.deposits import NOTHING_YET, View, false_decimals, next_step
 from domain.failures import Rejected, Unavailable
 from models import chains, crediting, deposits, incidents
 from queues import DEFAULT, batches, job
@@ -57,7 +57,8 @@ def pages(node: Node, chain: str) -> Iterator[dict[str, int]]:
 def look(node: Node, chain: str) -> Head:
     """Where the node's chain is; where it has left what we have read, we go back with it.
 
-    Raises Rejected for a node of another chain, and Unavailable for one that lags.
+    Raises Rejected for a node of another chain, and Unavailable for one that lags. One that lacks the block of a tag by
+    which an asset is final is shown as failing: what waits for it stays where it is, and all else goes on.
     """
     head, known = node.fetch_head(), chains.known(chain)
     if head.identity != known["identity"]:
@@ -74,7 +75,10 @@ def look(node: Node, chain: str) -> Head:
             known = chains.known(chain)
     if head.number < (known["cursor"] or 0):
         raise Unavailable(f"{node.provider.name}: it lags: its head is {head.number}, we have {known['cursor']}")
-    chains.answered(chain, head.number)
+    waits = sorted(head.lacks & {rule.tag for rule in chains.rules(chain).values() if rule.tag})
+    chains.answered(
+        chain, head.number, f"{node.provider.name}: it has no {' and no '.join(waits)} block" if waits else None
+    )
     return head
 
 
@@ -170,7 +174,7 @@ def check(node: Node, chain: str) -> dict[str, int]:
     there = node.fetch_blocks(sorted({deposit.number for _, deposit in flights}))
     view = View(
         tip=known["cursor"],
-        tags={tag: block.number for tag, block in head.tags.items()},
+        tags={**dict.fromkeys(head.lacks, NOTHING_YET), **{tag: block.number for tag, block in head.tags.items()}},
         hashes={number: block.hash for number, block in there.items()},
     )
     steps = [(deposit, step) for rule, deposit in flights if (step := next_step(deposit, rule, view))]

@@ -221,11 +221,13 @@ def move(chain: str, version: int, blocks: Sequence[Block], addresses: Iterable[
     return True
 
 
-def answered(chain: str, head: int) -> None:
-    """The node of a chain has answered, and says that its newest number is this."""
+def answered(chain: str, head: int, error: str | None = None) -> None:
+    """The node of a chain has answered, and says that its newest number is this; and what it lacks."""
     db.rows(
-        "update chain set head = %s, answered_at = now(), error = null, failing_since = null where name = %s",
-        *(head, chain),
+        """update chain set head = %s, answered_at = now(), error = %s,
+                            failing_since = case when %s::text is not null then coalesce(failing_since, now()) end
+           where name = %s""",
+        *(head, error, error, chain),
     )
 
 

@@ -6,6 +6,8 @@ import pytest
 from peewee import IntegrityError
 
 import db
+from demo.apis.ethereum import Ethereum
+from demo.jsonrpc import Error
 from domain.failures import Rejected, Unavailable
 from jobs.chains import check_confirmations, scan_chain
 from models import ledger
@@ -227,6 +229,38 @@ def test_a_tag_goes_before_the_number_of_confirmations_where_the_node_has_it(wor
     assert world.states == ["confirming"]
     world.grow(13)
     assert world.states == ["credited"]
+
+
+def test_a_node_without_the_block_of_a_tag_keeps_waiting_what_is_final_by_it_and_nothing_else(world, monkeypatch):
+    db.rows("update chain_asset set tag = 'finalized' where contract = ''")
+    find = Ethereum._find
+
+    def not_final_yet(self, tag, now):
+        if tag == "finalized":
+            raise Error(-32000, "finalized block not found")
+        return find(self, tag, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ethereum, "_find", not_final_yet)
+        world.pay("2"), world.pay("70", token=True)
+        world.grow(50)
+        assert db.rows("select asset, state from deposit order by 1") == [("ETH", "confirming"), ("USDC", "credited")]
+        assert db.rows("select error, failing_since is not null from chain where name = 'ethereum'") == [
+            ("ethereum: it has no finalized block", True)
+        ]
+    world.look()
+    assert (world.available(), world.states) == (2, ["credited"] * 2)
+    assert db.rows("select error, failing_since from chain where name = 'ethereum'") == [(None, None)]
+
+
+def test_an_asset_stays_as_long_as_there_are_deposits_of_it(world):
+    world.pay()
+    world.chain.mine()
+    world.scan()
+    with pytest.raises(IntegrityError, match="deposit_of_an_asset_that_is_taken"):
+        db.rows("delete from chain_asset where contract = ''")
+    db.rows("delete from chain_asset where contract <> ''")
+    assert world.grow(12)["credited"] == 1
 
 
 def test_larger_amounts_wait_for_longer_and_a_change_of_rule_counts_for_what_is_on_its_way(world):
