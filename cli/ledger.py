@@ -107,7 +107,7 @@ def credit(user: str, asset: str, amount: Decimal, why: str, who: str) -> None:
 @why_option
 @who_option
 def freeze(account: int, why: str, who: str) -> None:
-    """Let nothing be withdrawn from an account (its id: `nightdesk ledger of USER`)."""
+    """Let the user of an account (its id: `nightdesk ledger of USER`) withdraw nothing, of any asset."""
     with db.database.connection_context(), db.transaction():
         frozen = store.freeze([account], why)
         runs.audit(who, "ledger freeze", str(account), None, {"why": why}) if frozen else None
@@ -121,7 +121,7 @@ def freeze(account: int, why: str, who: str) -> None:
 @why_option
 @who_option
 def unfreeze(account: int, why: str, who: str) -> None:
-    """Let it be withdrawn from an account again."""
+    """Let the user of an account withdraw again, if no other account of theirs is frozen."""
     with db.database.connection_context(), db.transaction():
         frozen = store.unfreeze(account)
         runs.audit(who, "ledger unfreeze", str(account), None, {"why": why}) if frozen else None

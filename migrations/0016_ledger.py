@@ -14,7 +14,7 @@ def up(migrator, db):
           locked numeric not null default 0 check (locked >= 0),  -- the sum of what its orders and holds hold
           owed numeric not null default 0 check (owed >= 0),  -- what reversals did not find; what comes in repays it
           available numeric not null generated always as (balance - locked + owed) stored,
-          frozen_at timestamptz, frozen_reason text,  -- nothing can be withdrawn meanwhile
+          frozen_at timestamptz, frozen_reason text,  -- its user can withdraw nothing meanwhile, of any asset
           created_at timestamptz not null default now(),
           unique (user_id, asset), unique (name, asset),
           check ((user_id is null) <> (name is null)),
@@ -191,7 +191,7 @@ def up(migrator, db):
             select n.cause, n.cause_id, a.id, n.amount
             from unnest(holdings) n join account a on a.id = n.account_id and a.user_id is not null
                  join asset s on s.code = a.asset and scale(trim_scale(n.amount)) <= s.scale
-            where a.frozen_at is null
+            where not exists (select from account f where f.user_id = a.user_id and f.frozen_at is not null)
             order by n.cause, n.cause_id
             on conflict (cause, cause_id) do nothing
             returning h.*
@@ -206,11 +206,12 @@ def up(migrator, db):
             select format('%%s %%s: ', n.cause, n.cause_id) || case
                 when h.id is not null then format('holds %%s of account %%s already', h.amount, h.account_id)
                 when a.id is null then format('account %%s is no user''s', n.account_id)
-                when a.frozen_at is not null then format('account %%s is frozen: %%s', a.id, a.frozen_reason)
+                when f.id is not null then format('account %%s is frozen: %%s', f.id, f.frozen_reason)
                 else format('%%s is no amount of %%s', n.amount, a.asset) end
             into wrong
             from unnest(holdings) n left join hold h using (cause, cause_id)
                  left join account a on a.id = n.account_id and a.user_id is not null
+                 left join account f on f.user_id = a.user_id and f.frozen_at is not null
             where h.id is null or (h.account_id, h.amount) is distinct from (n.account_id, n.amount) limit 1;
             if found then
               raise exception '%%', wrong using errcode = 'check_violation';

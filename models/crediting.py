@@ -192,8 +192,8 @@ select count(*) from fact
 def take_back(ids: Sequence[int], reason: str) -> dict[str, int]:
     """Deposits whose block is gone are orphaned, in the open transaction; what was credited is reversed.
 
-    What the user has spent of it is owed, and nothing can be withdrawn from that account until an operator has
-    looked. A deposit that is found again in another block begins anew.
+    What the user has spent of it is owed, and the user can withdraw nothing, whatever it was spent on, until an
+    operator has looked. A deposit that is found again in another block begins anew.
     """
     gone = [
         deposit_id

@@ -38,7 +38,7 @@ class Account(db.BaseModel):
     """What a user has of an asset, or one of Nightdesk's own accounts, which is below zero where money came from.
 
     `available` can be spent, `locked` is held for orders and withdrawals; neither is ever below zero for a user.
-    Nothing may be withdrawn from an account that is frozen.
+    While an account is frozen its user may withdraw nothing, of any asset.
     """
 
     app_may = "select"
@@ -141,7 +141,7 @@ def credit(user_id: int, asset: str, amount: Decimal, audit_id: int) -> int:
 
 
 def freeze(account_ids: Sequence[int], reason: str) -> int:
-    """Let nothing be withdrawn from these accounts until an operator unfreezes them; how many were not frozen yet."""
+    """Let their users withdraw nothing until an operator unfreezes these accounts; how many were not frozen yet."""
     frozen = db.rows(
         """update account set frozen_at = now(), frozen_reason = %s
            where id = any(%s) and user_id is not null and frozen_at is null returning 1""",
@@ -152,7 +152,7 @@ def freeze(account_ids: Sequence[int], reason: str) -> int:
 
 
 def unfreeze(account_id: int) -> bool:
-    """Let it be withdrawn from again; False if it was not frozen."""
+    """Let its user withdraw again, if no other is frozen; False if it was not frozen."""
     return bool(
         db.rows(
             """update account set frozen_at = null, frozen_reason = null

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import pytest
+from peewee import IntegrityError
 
 import db
 from domain.failures import Rejected, Unavailable
@@ -69,6 +70,18 @@ def test_what_the_user_has_spent_of_it_is_owed_and_later_credits_repay_it_first(
     world.credited("4")
     assert db.rows("select available, owed, frozen_at is not null from account where id = %s", ann) == [(1, 0, True)]
     assert ledger.problems() == []
+
+
+def test_what_was_bought_with_a_deposit_that_is_gone_cannot_be_withdrawn_either(world):
+    world.credited("5")
+    bought = ledger.account_of(world.ann, "USDC")
+    ledger.post([ledger.Posting("settlement", 1, 0, ledger.our_account("house", "USDC"), bought, Decimal(9))])
+    world.chain.reorg(41, drop=True)
+    world.look()
+    with pytest.raises(IntegrityError, match="is frozen: a deposit was taken back"):
+        db.rows("select hold_withdrawal(1, %s, 'USDC', 9)", world.ann)
+    assert ledger.unfreeze(ledger.account_of(world.ann, "ETH"))
+    db.rows("select hold_withdrawal(1, %s, 'USDC', 9)", world.ann)
 
 
 def test_others_deposits_below_the_fork_and_on_other_accounts_are_left_alone(world):
