@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import click
 
 import db
+from cli.arguments import NUMBER
 from cli.dead import who_option
 from cli.output import json_option, show
 from domain.deposits import STATES
@@ -37,7 +39,7 @@ INCIDENT_COLUMNS = {
 
 @click.group()
 def deposits() -> None:
-    """Show deposits, chains and proofs of balance; retry, release, read again, resume."""
+    """Show deposits, chains and proofs of balance; retry, release, read again, book, resume."""
 
 
 @deposits.command("list")
@@ -141,6 +143,25 @@ def resume(name: str, why: str, who: str) -> None:
             raise click.ClickException(f"{name} is not paused: see `nightdesk deposits report`")
         runs.audit(who, "deposits resume", name, was, {"why": why})
     click.echo(f"{name} goes on; it was paused because {was['reason']}")
+
+
+@deposits.command(context_settings={"ignore_unknown_options": True})  # so that -0.01 is an amount
+@click.argument("chain")
+@click.argument("asset")
+@click.argument("drift", type=NUMBER)
+@why_option
+@who_option
+def book(chain: str, asset: str, drift: Decimal, why: str, who: str) -> None:
+    """Book the DRIFT that the latest proof of ASSET on CHAIN found: more is our `house`'s, less (-0.01) its loss."""
+    asset = asset.upper()
+    with db.database.connection_context(), db.transaction():
+        audit = runs.audit(who, "deposits book", f"{chain} {asset}", None, {"drift": f"{drift:f}", "why": why})
+        made = crediting.book(chain, asset, drift, audit)
+        if made is None:
+            raise click.ClickException(
+                f"the latest proof of {asset} on {chain} has no drift of {drift:f}: see `nightdesk deposits report`"
+            )
+    click.echo(f"{drift:+f} {asset} are booked by transfer {made}; if {asset} is paused: `nightdesk deposits resume`")
 
 
 @deposits.command()

@@ -45,6 +45,7 @@ def up(migrator, db):
         create table balance_proof (
           asset text collate "C" not null references asset, chain text collate "C" not null default '',
           expected numeric not null, found numeric not null, drift numeric not null check (drift = found - expected),
+          booked int not null default 0,  -- how often an operator has booked a drift: a proof taken before is of no use
           proved_at timestamptz not null default now(), primary key (asset, chain)
         );
         create table credit_pause (  -- nothing is credited in this asset until an operator resumes it

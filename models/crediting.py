@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from peewee import CompositeKey, DecimalField, IntegrityError, TextField
+from peewee import CompositeKey, DecimalField, IntegerField, IntegrityError, TextField
 
 import db
 from domain.chains import Block
@@ -25,6 +25,7 @@ class BalanceProof(db.BaseModel):
     expected = DecimalField()  # by the ledger
     found = DecimalField()
     drift = DecimalField()
+    booked = IntegerField()  # how often an operator has booked a drift
     proved_at = InstantField()
 
     class Meta:
@@ -247,7 +248,7 @@ def prove_wallets() -> list[dict[str, Any]]:
            )
            select asset, '' as chain, coalesce(sum(expected) filter (where user_id is not null), 0) as expected,
                   coalesce(sum(balance) filter (where user_id is not null), 0) as found,
-                  coalesce(array_agg(id order by id) filter (where balance <> expected), '{}') as wrong
+                  coalesce(array_agg(id order by id) filter (where balance <> expected), '{}') as wrong, 0 as booked
            from judged group by 1 order by 1"""
     )
 
@@ -280,25 +281,46 @@ def prove_chain(chain: str, tip: Block, found: Mapping[str, int]) -> list[dict[s
                                                 else state <> 'orphaned' and number <= %s end group by 1
            )
            select c.asset, %s as chain, coalesce(w.amount, 0) - coalesce(a.balance, 0) as expected, c.found,
-                  '{}'::bigint[] as wrong
+                  '{}'::bigint[] as wrong, coalesce(p.booked, 0) as booked
            from counted c left join on_its_way w using (asset)
+                left join balance_proof p on p.asset = c.asset and p.chain = %s
                 left join account a on a.name = 'chain:' || %s and a.asset = c.asset
            where exists (select from chain_block b where (b.chain, b.number, b.hash) = (%s, %s, %s)) order by 1""",
         *(db.array(found), db.array(found.values()), chain, chain, tip.number, tip.number),
-        *(chain, chain, chain, tip.number, tip.hash),
+        *(chain, chain, chain, chain, tip.number, tip.hash),
     )
 
 
 def keep_proof(proof: Mapping[str, Any]) -> Decimal:
-    """Remember a comparison; returns its drift."""
-    ((drift,),) = db.rows(
-        """insert into balance_proof (asset, chain, expected, found, drift) values (%s, %s, %s, %s, %s)
+    """Remember a comparison; returns its drift. One from before its drift was booked is of no use: none, then."""
+    kept = db.rows(
+        """insert into balance_proof as p (asset, chain, expected, found, drift) values (%s, %s, %s, %s, %s)
            on conflict (asset, chain) do update
            set expected = excluded.expected, found = excluded.found, drift = excluded.drift, proved_at = now()
-           returning drift""",
+           where p.booked = %s returning drift""",
         *(proof["asset"], proof["chain"], proof["expected"], proof["found"], proof["found"] - proof["expected"]),
+        proof["booked"],
     )
-    return Decimal(drift)
+    return Decimal(kept[0][0]) if kept else Decimal(0)
+
+
+def book(chain: str, asset: str, drift: Decimal, audit_id: int) -> int | None:
+    """Make the house's what a chain's latest proof found beyond the ledger, or take from the house what it lacks.
+
+    In the open transaction; the operator's audit row is the cause. Returns the transfer's id; None, and nothing is
+    booked, unless that proof found just this drift: booked, it is none any more.
+    """
+    found = db.rows(
+        """update balance_proof set expected = found, drift = 0, booked = booked + 1
+           where (asset, chain, drift) = (%s, %s, %s) and chain <> '' and drift <> 0 returning 1""",
+        *(asset, chain, drift),
+    )
+    if not found:
+        return None
+    of_chain, house = ledger.our_account(f"chain:{chain}", asset), ledger.our_account("house", asset)
+    giver, taker = (of_chain, house) if drift > 0 else (house, of_chain)
+    (made,) = ledger.post([ledger.Posting("operator", audit_id, 0, giver, taker, abs(drift))])
+    return int(made["id"])
 
 
 def pause(asset: str, reason: str) -> bool:
