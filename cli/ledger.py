@@ -14,8 +14,8 @@ import db
 from cli.arguments import NUMBER, one_user
 from cli.dead import who_option
 from cli.output import json_option, show
+from models import crediting, runs
 from models import ledger as store
-from models import runs
 
 why_option = click.option("--why", required=True, help="The reason, for the audit.")
 ACCOUNT_COLUMNS = {
@@ -73,15 +73,22 @@ def of(user: str | None, limit: int, as_json: bool) -> None:
 @why_option
 @who_option
 def reverse(transfer: int, why: str, who: str) -> None:
-    """Take a transfer back, once; what its user has spent of it is owed, and later credits repay it."""
+    """Take a transfer back, once; what its user has spent of it is owed, and later credits repay it.
+
+    A deposit whose credit it was is held until it is released.
+    """
     with _told(), db.database.connection_context(), db.transaction():
         if not db.rows("select 1 from transfer where id = %s", transfer):
             raise click.ClickException(f"no transfer {transfer}: see `nightdesk ledger of USER`")
-        made = store.reverse([transfer])
-        runs.audit(who, "ledger reverse", str(transfer), None, {"why": why}) if made else None
-    if not made:
-        raise click.ClickException(f"transfer {transfer} is reversed already")
-    click.echo(f"transfer {transfer} is taken back by transfer {made[0]['id']}")
+        if deposit := store.deposit_taken_back_by(transfer):
+            raise click.ClickException(
+                f"transfer {transfer} took back the credit of deposit {deposit}: `nightdesk deposits release {deposit}`"
+            )
+        made = crediting.take_back_by_hand(transfer, why)
+        if not made:
+            raise click.ClickException(f"transfer {transfer} is reversed already")
+        runs.audit(who, "ledger reverse", str(transfer), None, {"why": why})
+    click.echo(f"transfer {transfer} is taken back by transfer {made['id']}")
 
 
 @ledger.command(context_settings={"ignore_unknown_options": True})  # so that -5 is refused as an amount

@@ -19,6 +19,7 @@ def up(migrator, db):
           reason text,  -- of failed, orphaned and held
           confirmations int not null default 0, required int,
           credits int not null default 0 check (credits >= 0),  -- how often: a reorg may take one back
+          taken_back text,  -- why an operator did that with its credit: it waits for a release, in whatever block it is
           cleared_at timestamptz,  -- whoever checks has let it pass: no hold stops it any more
           seen_at timestamptz not null default now(), changed_at timestamptz not null default now(),
           credited_at timestamptz,

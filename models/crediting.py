@@ -84,11 +84,12 @@ def hold() -> int:
     ((held,),) = db.rows(
         f"""with found as materialized (
              select d.id, coalesce(
-               h.reason, trim_scale(t.hold_above) || ' ' || t.asset || ' or more waits for a check') as reason
+               h.reason, 'its credit was taken back: ' || d.taken_back,
+               trim_scale(t.hold_above) || ' ' || t.asset || ' or more waits for a check') as reason
              from deposit d join chain_asset t using (chain, contract)
                   left join deposit_hold h on h.user_id = d.user_id and h.ended_at is null
              where d.state = 'confirmed' and d.cleared_at is null
-               and (h.user_id is not null or d.amount >= t.hold_above)
+               and (h.user_id is not null or d.taken_back is not null or d.amount >= t.hold_above)
              order by d.id for update of d skip locked
            ), held as (
              update deposit d set state = 'held', changed_at = now(), reason = f.reason from found f where d.id = f.id
@@ -126,6 +127,7 @@ _MAY = """
   and exists (select from chain_asset t
               where (t.chain, t.contract) = (d.chain, d.contract) and t.verified_at is not null
                 and (d.cleared_at is not null or coalesce(d.amount < t.hold_above, true)))
+  and (d.cleared_at is not null or d.taken_back is null)
   and (d.cleared_at is not null
        or not exists (select from deposit_hold h where h.user_id = d.user_id and h.ended_at is null))
   and not exists (select from credit_pause p where p.asset = d.asset)
@@ -233,6 +235,29 @@ with orphaned as (
 )
 select count(*) from orphaned
 """
+
+
+def take_back_by_hand(transfer_id: int, reason: str) -> dict[str, Any] | None:
+    """Reverse a transfer, once, in the open transaction; the new one, None if it was reversed before.
+
+    A deposit that it has credited is held from now on, in any other block too: until it is released, its credit comes
+    back neither by itself nor by its chain.
+    """
+    db.rows(
+        f"""with held as (
+              update deposit d set state = 'held', reason = 'its credit was taken back: ' || %s, taken_back = %s,
+                                   cleared_at = null, credited_at = null, changed_at = now()
+              from transfer t
+              where t.id = %s and t.cause = 'deposit' and (d.id, d.credits) = (t.cause_id, t.leg + 1)
+                and d.state = 'credited'
+              returning d.*
+            )
+            insert into event (topic, user_id, payload)
+            select 'deposit.held', d.user_id, {FACT} || jsonb_build_object('reason', d.reason) from held d""",
+        *(reason, reason, transfer_id),
+    )
+    made = ledger.reverse([transfer_id])
+    return made[0] if made else None
 
 
 def prove_wallets() -> list[dict[str, Any]]:

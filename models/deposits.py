@@ -41,6 +41,7 @@ class Deposit(db.BaseModel):
     confirmations = IntegerField()
     required = IntegerField(null=True)
     credits = IntegerField()  # how often it was credited: a reorg may have taken one back
+    taken_back = TextField(null=True)  # why an operator took its credit back: it waits for a release
     cleared_at = InstantField(null=True)
     seen_at = InstantField()
     changed_at = InstantField()  # when its state did

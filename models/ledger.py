@@ -62,7 +62,7 @@ class Hold(db.BaseModel):
     app_may = "select"
     app_calls: ClassVar[dict[str, str]] = {
         "hold_withdrawal(bigint, bigint, text, numeric)": "lock an amount for a withdrawal: its id with you, user, "
-        "asset, amount; refused where too little is available and while the account is frozen",
+        "asset, amount; refused where too little is available and while an account of the user is frozen",
         "post_withdrawal(bigint, text)": "it was paid: the withdrawal's id, and our account that paid, such as "
         "`chain:bitcoin`",
         "cancel_withdrawal(bigint)": "it was not paid and never will be: give back what was locked",
@@ -132,6 +132,16 @@ def our_account(name: str, asset: str) -> int:
 def reverse(transfer_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Take transfers back; returns the new transfers, none for those that were reversed before."""
     return db.maps("select * from reverse_transfers(%s::bigint[])", list(transfer_ids))
+
+
+def deposit_taken_back_by(transfer_id: int) -> int | None:
+    """The deposit whose credit a transfer has reversed; None for any other transfer."""
+    found = db.rows(
+        """select c.cause_id from transfer t join transfer c on c.id = t.cause_id
+           where t.id = %s and t.cause = 'reversal' and c.cause = 'deposit'""",
+        transfer_id,
+    )
+    return int(found[0][0]) if found else None
 
 
 def credit(user_id: int, asset: str, amount: Decimal, audit_id: int) -> int:

@@ -4,16 +4,19 @@ import json
 from decimal import Decimal
 from threading import Thread
 
+import clients.chains
 import db
 from jobs.chains import check_confirmations
 from jobs.deposits import (
     CACHE_KEY,
     credit_deposits,
     find_stuck_deposits,
+    prove,
     publish_deposit_report,
+    settle,
     verify_balances,
 )
-from models import ledger
+from models import crediting, ledger
 from tests.chains import events, now
 
 
@@ -148,6 +151,65 @@ def test_one_unit_missing_on_the_chain_is_found(world):
     assert db.rows("select chain, drift from balance_proof where drift <> 0") == [("ethereum", Decimal("-1e-18"))]
     ((reason,),) = db.rows("select reason from credit_pause")
     assert reason == "ethereum holds 0.999999999999999999 ETH, the ledger says 1"
+
+
+def test_what_nobody_has_sent_by_a_transaction_is_booked_once_and_the_proof_holds_again(world, nightdesk):
+    world.credited("1")
+    block = next(b for b in world.chain.blocks if b.payments)
+    object.__setattr__(block.payments[0], "units", 10**18 + 5)  # dust of a contract came with it
+    assert verify_balances(due_at=now())["drifts"] == 1
+    book = ("deposits", "book", "ethereum", "eth")
+    wrong = nightdesk(*book, "0.000000000000000006", "--why", "dust")
+    assert wrong.returncode == 1
+    assert "no drift of 0.000000000000000006" in wrong.stderr
+    assert nightdesk(*book, "0.000000000000000005", "--why", "dust", "--who", "kim").returncode == 0
+    assert nightdesk(*book, "0.000000000000000005", "--why", "dust").returncode == 1
+    assert db.rows("select asset, drift from balance_proof where drift <> 0") == []
+    assert db.rows("select balance from account where name = 'house'") == [(Decimal("5e-18"),)]
+    assert nightdesk("deposits", "resume", "ETH", "--why", "dust is booked").returncode == 0
+    assert verify_balances(due_at=now())["drifts"] == 0
+    assert (world.available(), ledger.problems()) == (1, [])
+    object.__setattr__(block.payments[0], "units", 10**18 + 2)  # and a fee went
+    assert verify_balances(due_at=now())["drifts"] == 1
+    assert nightdesk(*book, "-0.000000000000000003", "--why", "a fee", "--who", "lee").returncode == 0
+    assert verify_balances(due_at=now())["drifts"] == 0
+    assert db.rows("select who, new ->> 'drift' from audit where action = 'deposits book' order by id") == [
+        ("kim", "0.000000000000000005"), ("lee", "-0.000000000000000003"),
+    ]  # fmt: skip
+    assert ledger.problems() == []
+
+
+def test_a_proof_that_was_taken_before_its_drift_was_booked_is_not_kept(world):
+    world.credited("1")
+    block = next(b for b in world.chain.blocks if b.payments)
+    object.__setattr__(block.payments[0], "units", 10**18 + 5)
+    verify_balances(due_at=now())
+    (taken,) = prove(clients.chains.node("ethereum"), "ethereum")
+    with db.transaction():
+        crediting.book("ethereum", "ETH", Decimal("5e-18"), 1)
+    assert not settle(taken)
+    assert db.rows("select drift from balance_proof where chain = 'ethereum'") == [(0,)]
+
+
+def test_a_credit_that_an_operator_took_back_comes_by_no_chain_and_no_second_time(world, nightdesk):
+    number = world.credited("2")
+    ((credit,),) = db.rows("select id from transfer where cause = 'deposit'")
+    assert nightdesk("ledger", "reverse", str(credit), "--why", "a stolen card").returncode == 0
+    assert db.rows("select state, reason from deposit") == [("held", "its credit was taken back: a stolen card")]
+    assert (world.available(), verify_balances(due_at=now())["drifts"]) == (0, 0)
+    again = nightdesk("ledger", "reverse", str(credit), "--why", "again")
+    assert (again.returncode, "is reversed already" in again.stderr) == (1, True)
+    ((taken,),) = db.rows("select id from transfer where cause = 'reversal'")
+    assert "deposits release" in nightdesk("ledger", "reverse", str(taken), "--why", "no, give it").stderr
+    world.chain.reorg(41)  # it is mined again in another block
+    world.grow(40), world.look()
+    assert (world.states, world.available()) == (["held"], 0)
+    assert events()["deposit.reversed"] == 0
+    assert db.rows("select count(*) from transfer where cause = 'reversal'") == [(1,)]
+    assert nightdesk("deposits", "release", str(number), "--why", "it was theirs").returncode == 0
+    world.look(), world.look()
+    assert (world.states, world.available(), ledger.problems()) == (["credited"], 2, [])
+    assert verify_balances(due_at=now())["drifts"] == 0
 
 
 def test_two_accounts_that_are_wrong_by_the_same_do_not_cover_one_another(world):
