@@ -276,7 +276,8 @@ def _seconds(text: str) -> float:
 def _duration(span: timedelta) -> str:
     seconds = span.total_seconds()
     unit, size = next((u, s) for u, s in _UNITS.items() if u == "s" or (seconds >= s and seconds % s == 0))
-    return f"{seconds / size:g}{unit}"
+    number = f"{seconds / size:.6f}".rstrip("0").rstrip(".")  # to the microsecond
+    return f"{number}{unit}"
 
 
 @dataclass(frozen=True)
