@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
 
@@ -22,31 +24,49 @@ from models.alerts import create_alert, user_with
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "fx_metals"
 TICKS = """insert into tick (symbol, happened_at, received_at, price, previous, source, changed, fresh)
-           select 'XAUUSD', at, at, price, previous, 'replay', price is distinct from previous, true
+           select %s, at, at, price, previous, 'replay', price is distinct from previous, true
            from unnest(%s::timestamptz[], %s::numeric[], %s::numeric[]) as t(at, price, previous)"""
 
 
-@pytest.fixture(scope="module")
-def path() -> list[Seen]:
-    """The recorded ticks of a Sunday night in gold, moved to end now; the price is the middle."""
-    if not DATA.is_dir():
-        pytest.skip(f"no recorded prices in {DATA}")
-    with gzip.open(DATA / "tick_bidask" / "XAUUSD_20140504.csv.gz", "rt") as lines:
-        rows = [
-            (datetime.fromisoformat(row["time_utc"]), (Decimal(row["bid"]) + Decimal(row["ask"])) / 2)
-            for row in csv.DictReader(lines)
-        ]
-    shift = datetime.now(UTC).replace(microsecond=0) - rows[-1][0]
-    unique = dict(rows)  # of ticks of one instant the last
+def ticks_of_gold() -> Iterator[tuple[datetime, Decimal]]:
+    """A Sunday night, tick by tick; the price is the middle."""
+    for row in rows("tick_bidask/XAUUSD_20140504.csv.gz"):
+        yield datetime.fromisoformat(row["time_utc"]), (Decimal(row["bid"]) + Decimal(row["ask"])) / 2
+
+
+def minutes(file: str) -> Iterator[tuple[datetime, Decimal]]:
+    """The first hours of a day of minutes, each as four ticks: open, low, high, close."""
+    for row in islice(rows(file), 360):
+        at = datetime.fromisoformat(row["time_utc"])
+        for number, part in enumerate(("open", "low", "high", "close")):
+            yield at + number * timedelta(seconds=15), (Decimal(row[f"bid_{part}"]) + Decimal(row[f"ask_{part}"])) / 2
+
+
+def rows(file: str) -> Iterator[dict[str, str]]:
+    with gzip.open(DATA / file, "rt") as lines:
+        yield from csv.DictReader(lines)
+
+
+RECORDED = {
+    "gold, ticks": ("XAUUSD", Decimal("0.01"), ticks_of_gold),
+    "gold, minutes": ("XAUUSD", Decimal("0.01"), partial(minutes, "minute_bidask/XAUUSD_20140505.csv.gz")),
+    "euro, minutes": ("EURUSD", Decimal("0.00001"), partial(minutes, "minute_bidask/EURUSD_20180403.csv.gz")),
+}
+
+
+def ending_now(recorded: Iterable[tuple[datetime, Decimal]]) -> list[Seen]:
+    """Recorded prices, moved to end now."""
+    unique = dict(recorded)  # of ticks of one instant the last
+    shift = datetime.now(UTC).replace(microsecond=0) - max(unique)
     seen = [Seen(at + shift, price) for at, price in sorted(unique.items())]
     return [seen[0], *(after._replace(previous=before.value) for before, after in pairwise(seen))]
 
 
-def rules(path: list[Seen], dice: Random, count: int) -> list[Rule]:
+def rules(path: list[Seen], dice: Random, count: int, size: Decimal) -> list[Rule]:
     """Random rules whose levels lie where the price has been, or nearly."""
     found = []
     for _ in range(count):
-        level = dice.choice(path).value + Decimal(dice.randint(-30, 30)) / 100
+        level = dice.choice(path).value + dice.randint(-30, 30) * size
         bar = dice.choice(list(BARS)[:4])
         how = dice.choice([
             {}, {"frequency": "bar", "bar": bar}, {"frequency": "close", "bar": bar},
@@ -84,21 +104,25 @@ def closes(path: list[Seen], bar: str) -> list[Seen]:
     ]
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_fifty_random_rules_over_recorded_gold_fire_as_every_tick_says(database, path, seed):
-    dice = Random(seed)
-    prices.record([Price("XAUUSD", path[0].value, path[0].at, "binance")], {}, path[0].at)
-    size = Decimal("0.01")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no recorded prices in {DATA}")
+@pytest.mark.parametrize("name", RECORDED)
+def test_fifty_random_rules_over_recorded_prices_fire_as_every_tick_says(database, name):
+    dice = Random(1)
+    symbol, size, recorded = RECORDED[name]
+    path = ending_now(recorded())
+    prices.record([Price(symbol, path[0].value, path[0].at, "binance")], {}, path[0].at)
     alerts = {}
-    for rule in rules(path, dice, 50):
-        made = create_alert(user_with("ann@example.com"), "XAUUSD", rule, path[0].at)
+    for rule in rules(path, dice, 50, size):
+        made = create_alert(user_with("ann@example.com"), symbol, rule, path[0].at)
         alerts[made.id] = rule
     db.rows("update gauge set created_at = %s", path[0].at)
     start = 1
     while start < len(path):
         chunk = path[start : start + dice.choice([1, 30, 400])]
         start += len(chunk)
-        db.rows(TICKS, *(db.array(getattr(seen, name) for seen in chunk) for name in ("at", "value", "previous")))
+        db.rows(
+            TICKS, symbol, *(db.array(getattr(seen, name) for seen in chunk) for name in ("at", "value", "previous"))
+        )
         look(chunk[-1].at)
     look(path[-1].at + derived.GRACE)
     for alert, rule in alerts.items():
