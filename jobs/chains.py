@@ -182,9 +182,10 @@ def check(node: Node, chain: str) -> dict[str, int]:
     with db.transaction():
         moved, confirmed = deposits.advance([(deposit, step) for deposit, step in steps if step.state != "orphaned"])
         db.after_commit(events.nudge)
+    taken = 0
     if lost:
         with db.transaction():
             chains.rewind(chain, None, min(deposit.number for deposit in lost))
-            crediting.take_back([deposit.id for deposit in lost], "its block is not in the chain")
+            taken = crediting.take_back(deposits.unmoved(lost), "its block is not in the chain")["orphaned"]
             db.after_commit(events.nudge)
-    return {"moved": moved, "confirmed": confirmed, "orphaned": len(lost)}
+    return {"moved": moved, "confirmed": confirmed, "orphaned": taken}

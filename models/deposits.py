@@ -196,6 +196,18 @@ def lock(ids: Sequence[int]) -> None:
     db.rows("select 1 from deposit where id = any(%s) order by id for update", list(ids))
 
 
+def unmoved(found: Sequence[InFlight]) -> list[int]:
+    """Ids of those of these deposits that are still in the block in which they were found, locked for the transaction:
+    others may have found one in another block meanwhile."""
+    rows = db.rows(
+        """select d.id from unnest(%s::bigint[], %s::text[]) as f(id, hash) join deposit d on d.id = f.id
+           where d.hash = f.hash order by d.id for update of d""",
+        db.array(deposit.id for deposit in found),
+        db.array(deposit.hash for deposit in found),
+    )
+    return [deposit_id for (deposit_id,) in rows]
+
+
 def above(chain: str, number: int) -> list[int]:
     """Ids of the deposits of a chain in blocks above a number."""
     found = db.rows("select id from deposit where chain = %s and number > %s and state <> 'orphaned'", chain, number)

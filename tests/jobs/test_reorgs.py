@@ -126,6 +126,30 @@ def test_a_shorter_chain_with_other_blocks_is_a_reorg_and_one_with_the_same_a_no
     assert world.states == ["orphaned"]
 
 
+def test_a_deposit_that_a_scan_has_found_in_its_new_block_is_not_taken_back_by_a_check_of_the_old_one(
+    world, monkeypatch
+):
+    world.pay()
+    world.chain.mine(3)
+    world.scan()
+    from jobs import chains as jobs
+
+    found = jobs.deposits.in_flight
+
+    def then_it_moves(*of):
+        flights = found(*of)
+        world.chain.reorg(3)
+        world.scan()
+        return flights
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.deposits, "in_flight", then_it_moves)
+        check_confirmations(due_at=now())
+    assert world.states == ["pending"]
+    assert events() == {"deposit.seen": 2, "deposit.orphaned": 1, "chain.reorganized": 1}
+    assert world.grow(12)["credited"] == 1
+
+
 def test_two_scans_at_once_write_one_result(world, monkeypatch):
     world.pay()
     world.chain.mine(3)
