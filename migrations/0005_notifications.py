@@ -6,9 +6,10 @@ def up(migrator, db):
         """
         -- The in-app message: there as soon as the fact is, in the fact's own transaction. Whoever has news for a user
         -- writes this row and no other; routing makes the deliveries. Thousands are written at a time by one statement:
-        -- foreign keys from deliveries, or to what they tell of, would only cost.
+        -- foreign keys from deliveries, or to what they tell of, would only cost. So would one to the user, who is that
+        -- of the fact's own row, and never deleted.
         create table notification (
-          id bigint generated always as identity primary key, user_id bigint not null references app_user,
+          id bigint generated always as identity primary key, user_id bigint not null,
           kind text not null check (kind ~ '^[a-z][a-z0-9_]{0,31}$'),
           severity text not null default 'info' check (severity in ('info', 'warning', 'critical')),
           subject text,  -- the symbol, say: what a user may mute
