@@ -32,14 +32,17 @@ def up(migrator, db):
           trigger_count int not null default 0 check (trigger_count >= 0), last_triggered_at timestamptz,
           touches int not null default 0 check (touches >= 0),  -- of its level since it last fired
           created_at timestamptz not null default now(),
+          -- When it is to be seen to: at once while it is new, at its expiry while it is active. An index that named
+          -- the status would be written at every firing, and all the others with it.
+          due_at timestamptz generated always as (
+            case status when 'new' then timestamptz '-infinity' when 'active' then expires_at end) stored,
           check ((trigger_count > 0) = (last_triggered_at is not null)),
           check (status <> 'refused' or reason is not null),
           check (status <> 'active' or target is not null)
         ) with (fillfactor = 85);
         create index alert_user on alert (user_id);
-        create index alert_new on alert (id) where status = 'new';  -- the app's inserts, until the next check
-        create index alert_expiry on alert (expires_at) where status = 'active' and expires_at is not null;
-        create index alert_percent on alert (subject) where status = 'active' and base = 'creation';
+        create index alert_due on alert (due_at, id) where due_at is not null;
+        create index alert_percent on alert (subject) where base = 'creation';
         create index alert_silent on alert (subject, stream) where silence is not null;
 
         -- What an active alert waits for next: a value beyond the level in this direction, later than `since`; of a

@@ -74,7 +74,7 @@ def _new(now: datetime, limit: int, only: int | None) -> list[dict[str, Any]]:
                   exists (select from gauge g where g.subject = a.subject and g.measure = a.measure
                           and g.value is not null) as has_reading
            from alert a left join instrument i on i.symbol = a.subject
-           where a.status = 'new' and (%s::bigint is null or a.id = %s)
+           where a.due_at = '-infinity' and (%s::bigint is null or a.id = %s)
            order by a.id limit %s for update of a skip locked""",
         *(now, only, only, limit),
     )

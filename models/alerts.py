@@ -67,6 +67,7 @@ class Alert(db.BaseModel):
     last_triggered_at = InstantField(null=True)  # when the value that fired it was so
     touches = IntegerField()  # how often its level was touched since it last fired, without firing it
     created_at = InstantField()
+    due_at = InstantField(null=True)  # -infinity while it is new; its expiry while it is active
 
 
 class AlertWatch(db.BaseModel):
@@ -205,15 +206,15 @@ def expire(now: datetime) -> int:
         db.rows(
             """delete from alert_watch where alert_id in (
                  select w.alert_id from alert a join alert_watch w on w.alert_id = a.id
-                 where a.status = 'active' and a.expires_at <= %s
-                 order by a.expires_at limit 5000 for update of w skip locked)""",
+                 where a.status = 'active' and a.due_at <= %s
+                 order by a.due_at limit 5000 for update of w skip locked)""",
             now,
         )
         ended = db.rows(
             """update alert set status = 'expired' where id = any(array(
-                 select id from alert a where status = 'active' and expires_at <= %s
+                 select id from alert a where status = 'active' and due_at <= %s
                    and not exists (select from alert_watch w where w.alert_id = a.id)
-                 order by expires_at limit 5000 for update skip locked)) returning 1""",
+                 order by due_at limit 5000 for update skip locked)) returning 1""",
             now,
         )
     return len(ended)
