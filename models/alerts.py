@@ -12,6 +12,7 @@ from playhouse.postgres_ext import BinaryJSONField, IntervalField
 import db
 from domain.alerts import Rule, check
 from domain.measures import measure
+from models import triggers
 from models.adoption import Adopted, adopt
 from models.fields import InstantField
 
@@ -223,27 +224,30 @@ def expire(now: datetime) -> int:
 def divide_by_splits(now: datetime) -> int:
     """Bring the percentages that count from their creation into today's shares; how many alerts.
 
-    Done in the night before the day of the split, when its market is closed.
+    Done in the night before the day of the split, when its market is closed, and never while a check looks at them.
     """
-    ((divided,),) = db.rows(
-        """with due as materialized (
-             select a.id, product(s.ratio) as ratio, max(s.date) as date
-             from cast(%s as timestamptz) as t(now), split s join alert a on a.subject = s.symbol
-             where s.date between (t.now - interval '7 days')::date and (t.now + interval '2 hours')::date
-               and a.status = 'active' and a.base = 'creation' and a.measure = 'price'
-               and s.date > coalesce(a.split_on, (a.created_at + interval '2 hours')::date)
-             group by a.id
-           ), divided as (
-             update alert a set base_value = a.base_value / d.ratio, target = a.target / d.ratio,
-               way_back = a.way_back / d.ratio, split_on = d.date
-             from due d where a.id = d.id returning a.id
-           ), moved as (
-             update alert_watch w set level = w.level / d.ratio, band = w.band / d.ratio, target = w.target / d.ratio
-             from due d where w.alert_id = d.id
-           )
-           select count(*) from divided""",
-        now,
-    )
+    with db.transaction():
+        db.rows("select 1 from reader_position where reader = %s for update", triggers.READER)
+        ((divided,),) = db.rows(
+            """with due as materialized (
+                 select a.id, product(s.ratio) as ratio, max(s.date) as date
+                 from cast(%s as timestamptz) as t(now), split s join alert a on a.subject = s.symbol
+                 where s.date between (t.now - interval '7 days')::date and (t.now + interval '2 hours')::date
+                   and a.status = 'active' and a.base = 'creation' and a.measure = 'price'
+                   and s.date > coalesce(a.split_on, (a.created_at + interval '2 hours')::date)
+                 group by a.id
+               ), divided as (
+                 update alert a set base_value = a.base_value / d.ratio, target = a.target / d.ratio,
+                   way_back = a.way_back / d.ratio, split_on = d.date
+                 from due d where a.id = d.id returning a.id
+               ), moved as (
+                 update alert_watch w set level = w.level / d.ratio, band = w.band / d.ratio,
+                   target = w.target / d.ratio
+                 from due d where w.alert_id = d.id
+               )
+               select count(*) from divided""",
+            now,
+        )
     return int(divided)
 
 

@@ -49,15 +49,11 @@ def fire_reached() -> Iterator[Batch]:
 
 def _fire_page(start: Position) -> tuple[Batch, bool]:
     """One batch behind `start`, and whether there may be more; moves the position if these values are done with."""
-    if not db.rows(_NEWS, str(start.xid), start.id):
-        return Batch(0, 0, 0, 0), False
-    ((values, last_xid, last_id, turned, fired, paused, full),) = db.rows(
-        _CHECK, str(start.xid), start.id, VALUES, WATCHES, LEAST_PER_STREAM
+    ((*counts, full),) = db.prepared(
+        "check_alerts", _CHECK, str(start.xid), start.id, VALUES, WATCHES, LEAST_PER_STREAM
     )
-    done = not turned and not full  # what waits for something else now may be reached later in the same values
-    if values and done:
-        events.move(READER, Position(last_xid, last_id))
-    return Batch(values, turned, fired, paused), not done or values >= VALUES
+    batch = Batch(*counts)
+    return batch, bool(batch.turned or full or batch.values >= VALUES)
 
 
 def fire_due(now: datetime) -> Iterator[Batch]:
@@ -76,27 +72,27 @@ def fire_at_once(alerts: Sequence[int]) -> int:
 
 
 _STORM = f"'more than {STORM} times in {STORM_TIME.total_seconds() / 60:.0f} minutes'"
-_TOUCHED = "case when t.touches > 0 then ', after touching it ' || t.touches || ' times' else '' end"
+_TOUCHED = "case when d.touches > 0 then ', after touching it ' || d.touches || ' times' else '' end"
 _TITLE = f"""
-case when c.condition = 'within' then t.subject || case c.measure
+case when d.condition = 'within' then d.subject || case d.measure
        when 'starts_at' then ' starts on ' when 'ex_date' then ' goes ex dividend on '
-       when 'report_date' then ' reports on ' else ' ' || c.measure || ' is on ' end
-       || to_char(to_timestamp(t.value::float8), 'FMDD Mon YYYY HH24:MI "UTC"')
-     when c.condition = 'happens' then t.subject || ': ' || coalesce(t.about, c.measure)
-     when t.about is not null then t.subject || ': ' || t.about
-       || ' (' || c.measure || ' ' || trim_scale(t.value) || ')'
-     when c.base is not null then t.subject || case when c.stream like 'price%%' then '' else ' ' || c.measure end
-       || case c.condition when 'percent_up' then ' is up ' else ' is down ' end
-       || case c.base when 'creation'
-            then trim_scale(round(abs(t.value / c.base_value - 1) * 100, 2)) || ' %% at ' || trim_scale(t.value)
-                 || ', from ' || trim_scale(c.base_value)
-            else trim_scale(round(abs(t.value), 2)) || ' %% '
-                 || case c.base when 'close' then 'since the close' else 'in ' || c.base end end || {_TOUCHED}
-     else t.subject || case t.stream when 'price' then '' else ' ' || t.stream end || case c.condition
-       when 'crosses' then ' crossed ' || trim_scale(c.target) || case c.direction
-         when 'up' then ' upwards, at ' else ' downwards, at ' end || trim_scale(t.value)
-       else ' is at ' || trim_scale(t.value) || ', '
-         || case c.condition when 'equals' then 'equal to' else c.condition end || ' ' || trim_scale(c.target) end
+       when 'report_date' then ' reports on ' else ' ' || d.measure || ' is on ' end
+       || to_char(to_timestamp(d.value::float8), 'FMDD Mon YYYY HH24:MI "UTC"')
+     when d.condition = 'happens' then d.subject || ': ' || coalesce(d.about, d.measure)
+     when d.about is not null then d.subject || ': ' || d.about
+       || ' (' || d.measure || ' ' || trim_scale(d.value) || ')'
+     when d.base is not null then d.subject || case when d.stream like 'price%%' then '' else ' ' || d.measure end
+       || case d.condition when 'percent_up' then ' is up ' else ' is down ' end
+       || case d.base when 'creation'
+            then trim_scale(round(abs(d.value / d.base_value - 1) * 100, 2)) || ' %% at ' || trim_scale(d.value)
+                 || ', from ' || trim_scale(d.base_value)
+            else trim_scale(round(abs(d.value), 2)) || ' %% '
+                 || case d.base when 'close' then 'since the close' else 'in ' || d.base end end || {_TOUCHED}
+     else d.subject || case d.stream when 'price' then '' else ' ' || d.stream end || case d.condition
+       when 'crosses' then ' crossed ' || trim_scale(d.target) || case d.direction
+         when 'up' then ' upwards, at ' else ' downwards, at ' end || trim_scale(d.value)
+       else ' is at ' || trim_scale(d.value) || ', '
+         || case d.condition when 'equals' then 'equal to' else d.condition end || ' ' || trim_scale(d.target) end
        || {_TOUCHED} end"""
 
 
@@ -105,9 +101,20 @@ def _bar_end(at: str) -> str:
 
 
 # What a value does to each watch in `hit`, then everything that follows. Whoever gets the row of the watch fires:
-# deleting it is what makes an alert fire once, and another frequency puts it back to wait for something else.
+# deleting it is what makes an alert fire once, and another frequency puts it back to wait for something else. The row
+# is found by its place, without an index; one that somebody else writes meanwhile is no longer there. What changes of
+# the alert stands in no index either. Names in JSON are in its own order, short ones first: nothing is left to sort.
 _FIRE = f"""
-judged as materialized (
+aimed as materialized (
+  select *, case
+    when outcome in ('drop', 'expire', 'brake') or outcome = 'fire' and frequency = 'once' then 'gone'
+    when outcome in ('arm', 'turn') then 'armed'
+    when side = 'date' then 'dated'
+    when not edge and (frequency <> 'every' or way_back is null) then 'same'
+    when side = 'either' and abs(value - target) > back then 'armed'
+    else 'spent' end as state,
+    case when side in ('up', 'down') then side when value < target then 'up' else 'down' end as way
+  from (
   select h.*, j.*, a.user_id, a.type, a.measure, a.condition, a.level as asked, a.direction as asked_direction, a.base,
          a.frequency, a.bar, a.cooldown, a.base_value, a.target, a.band as target_band, a.way_back,
          a.trigger_count, a.touches, a.last_triggered_at,
@@ -129,18 +136,9 @@ judged as materialized (
              when 'bar' then {_bar_end("a.last_triggered_at")} - interval '1 us' else a.last_triggered_at end as quiet,
            case a.frequency when 'every' then h.happened_at + a.cooldown
              when 'bar' then {_bar_end("h.happened_at")} - interval '1 us' else h.happened_at end as next_quiet) j
-), aimed as materialized (
-  select *, case
-    when outcome in ('drop', 'expire', 'brake') or outcome = 'fire' and frequency = 'once' then 'gone'
-    when outcome in ('arm', 'turn') then 'armed'
-    when side = 'date' then 'dated'
-    when not edge and (frequency <> 'every' or way_back is null) then 'same'
-    when side = 'either' and abs(value - target) > back then 'armed'
-    else 'spent' end as state,
-    case when side in ('up', 'down') then side when value < target then 'up' else 'down' end as way
-  from judged
+  offset 0) judged
 ), gone as (
-  delete from alert_watch where alert_id = any(array(select alert_id from aimed where state = 'gone'))
+  delete from alert_watch where ctid = any(array(select place from aimed where state = 'gone'))
   returning alert_id
 ), kept as (
   update alert_watch w set
@@ -158,7 +156,7 @@ judged as materialized (
     arms = a.state = 'spent',
     target = case when a.state = 'spent' and a.frequency = 'every' then a.target end
   from aimed a
-  where w.alert_id = a.alert_id and w.alert_id = any(array(select alert_id from aimed where state <> 'gone'))
+  where w.alert_id = a.alert_id and w.ctid = any(array(select place from aimed where state <> 'gone'))
   returning w.alert_id
 ), settled as (
   update alert a set
@@ -172,28 +170,27 @@ judged as materialized (
   from (select alert_id from gone union all select alert_id from kept) w join aimed d using (alert_id)
        left join brushed b using (alert_id)
   where a.id = d.alert_id and a.status = 'active' and (d.outcome not in ('arm', 'turn') or b.touches > 0)
-  returning d.*, a.trigger_count as number
-), triggered as (
-  insert into alert_trigger (alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
-                             source, about, touches, rule, waited)
-  select alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
-         source, about, touches,
-         jsonb_build_object('version', {VERSION}, 'type', type, 'measure', measure, 'condition', condition,
-           'level', trim_scale(asked)::text, 'direction', asked_direction, 'base', base, 'frequency', frequency,
-           'bar', bar, 'cooldown', extract(epoch from cooldown)::text, 'base_value', trim_scale(base_value)::text,
-           'side', side, 'target', trim_scale(target)::text, 'band', trim_scale(target_band)::text,
-           'way_back', way_back::text),
-         jsonb_build_object('direction', direction, 'level', trim_scale(level)::text, 'band', trim_scale(band)::text,
-           'since', nullif(since, '-infinity'), 'fired_at', last_triggered_at)
-  from settled where outcome = 'fire'
-  returning *
+  returning d.outcome, d.alert_id, a.trigger_count as number, d.user_id, d.subject, d.stream, d.value, d.previous,
+    d.happened_at, d.received_at, d.source, d.about, d.touches, case d.outcome when 'fire' then {_TITLE} end as title,
+    jsonb_build_object('bar', d.bar, 'band', trim_scale(d.target_band)::text, 'base', d.base, 'side', d.side,
+      'type', d.type, 'level', trim_scale(d.asked)::text, 'target', trim_scale(d.target)::text, 'measure', d.measure,
+      'version', {VERSION}, 'cooldown', extract(epoch from d.cooldown)::text, 'way_back', d.way_back::text,
+      'condition', d.condition, 'direction', d.asked_direction, 'frequency', d.frequency,
+      'base_value', trim_scale(d.base_value)::text) as rule,
+    jsonb_build_object('band', trim_scale(d.band)::text, 'level', trim_scale(d.level)::text,
+      'since', nullif(d.since, '-infinity'), 'fired_at', d.last_triggered_at, 'direction', d.direction) as waited
 ), told as materialized (
   select f.*, jsonb_build_object(
-           'trigger_id', f.id, 'alert_id', f.alert_id, 'number', f.number, 'subject', f.subject, 'stream', f.stream,
-           'value', trim_scale(f.value)::text, 'previous', trim_scale(f.previous)::text, 'source', f.source,
-           'happened_at', f.happened_at, 'received_at', f.received_at, 'fired_at', f.fired_at, 'about', f.about,
-           'touches', f.touches, 'rule', f.rule) as data
-  from (select t.*, {_TITLE} as title from triggered t join aimed c using (alert_id)) f
+           'rule', rule, 'about', about, 'value', trim_scale(value)::text, 'number', number, 'source', source,
+           'stream', stream, 'subject', subject, 'touches', touches, 'alert_id', alert_id, 'fired_at', now(),
+           'previous', trim_scale(previous)::text, 'trigger_id', id, 'happened_at', happened_at,
+           'received_at', received_at) as data
+  from (select nextval('alert_trigger_id_seq') as id, * from settled where outcome = 'fire') f
+), triggered as (
+  insert into alert_trigger (id, alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
+                             source, about, touches, rule, waited) overriding system value
+  select id, alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at, source, about,
+         touches, rule, waited from told
 ), braked as (
   select user_id, subject, alert_id, number, subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
   from settled where outcome = 'brake'
@@ -206,8 +203,8 @@ judged as materialized (
 ), published as (
   insert into event (topic, user_id, payload)
   select 'alert.triggered', user_id, jsonb_build_object(
-           'trigger_id', id, 'alert_id', alert_id, 'number', number, 'subject', subject, 'stream', stream,
-           'value', data->'value', 'happened_at', happened_at, 'title', title) from told
+           'title', title, 'value', data->'value', 'number', number, 'stream', stream, 'subject', subject,
+           'alert_id', alert_id, 'trigger_id', id, 'happened_at', happened_at) from told
   union all
   select 'alert.paused', user_id, jsonb_build_object('alert_id', alert_id, 'title', title) from braked
 )
@@ -218,7 +215,7 @@ judged as materialized (
 # first one that is at or beyond the level, and none that is older than the watch.
 _NEAR = """
   select h.* from path p cross join cap cross join lateral (
-    select w.alert_id, w.direction, w.level, w.arms, w.band, w.since, p.places[s.n] as n
+    select w.ctid as place, w.alert_id, w.direction, w.level, w.arms, w.band, w.since, p.places[s.n] as n
     from alert_watch w cross join lateral (
       select x.n from unnest(p.values, p.times) with ordinality as x(value, at, n)
       where x.at > w.since and {reached} order by x.n limit 1) s
@@ -235,12 +232,8 @@ _EITHER = _NEAR.format(
     order="",
 )
 
-_NEWS = """
-select 1 from stream t where (t.xid, t.id) > (%s::text::xid8, %s) and t.xid < pg_snapshot_xmin(pg_current_snapshot())
-limit 1
-"""
-
 # `brushed`: values that come to the level of an alert that has fired and not been far enough away from it since.
+# `moved`: the values are done with, unless one of them may reach what an alert waits for only now.
 _CHECK = f"""
 with page as materialized (
   select row_number() over (order by s.xid, s.id) as n, s.* from (
@@ -257,7 +250,7 @@ with page as materialized (
   select greatest(%s / greatest(count(*), 1), %s) as n from path
 ), near as materialized ({_UP} union all {_DOWN} union all {_EITHER}
 ), hit as materialized (
-  select n.alert_id, n.direction, n.level, n.arms, n.band, n.since, n.n, t.subject, t.stream,
+  select n.place, n.alert_id, n.direction, n.level, n.arms, n.band, n.since, n.n, t.subject, t.stream,
          t.value, t.previous, t.happened_at, t.received_at, t.source, t.about
   from near n join page t using (n)
 ), crowded as materialized (
@@ -282,30 +275,36 @@ with page as materialized (
 ), seen as (
   update alert_watch w set since = b.at from brushed b where w.alert_id = b.alert_id
                                                             and w.alert_id = any(array(select id from touched))
+), last as (
+  select n, xid, id from page order by n desc limit 1
+), moved as (
+  update reader_position r set xid = l.xid, id = l.id from last l
+  where r.reader = '{READER}' and not (select yes from crowded) and not exists (select from kept)
 )
-select (select count(*) from page), (select xid::text::bigint from page order by n desc limit 1),
-       (select id from page order by n desc limit 1), (select count(*) from kept),
-       (select count(*) from triggered), (select count(*) from braked), (select yes from crowded)
+select coalesce((select n from last), 0), (select count(*) from kept), (select count(*) from told),
+       (select count(*) from braked), (select yes from crowded)
 """
 
 _UNTOUCHED = "brushed as (select null::bigint as alert_id, 0 as touches where false)"
 
 _FIRE_NOW = f"""
 with hit as materialized (
-  select w.alert_id, w.direction, w.level, w.arms, w.band, null::timestamptz as since, w.subject, w.stream,
+  select w.ctid as place, w.alert_id, w.direction, w.level, w.arms, w.band, null::timestamptz as since,
+         w.subject, w.stream,
          v.value, v.previous, v.happened_at, v.received_at, v.source, v.about
   from alert_watch w join newest v using (subject, stream) where w.alert_id = any(%s)
 ), {_UNTOUCHED}, {_FIRE}
-select count(*) from triggered
+select count(*) from told
 """
 
 _FIRE_DUE = f"""
 with hit as materialized (
-  select w.alert_id, w.direction, w.level, w.arms, w.band, null::timestamptz as since, w.subject, w.stream,
+  select w.ctid as place, w.alert_id, w.direction, w.level, w.arms, w.band, null::timestamptz as since,
+         w.subject, w.stream,
          v.value, v.previous, w.since as happened_at, v.received_at, v.source, v.about
   from alert_watch w join gauge v on v.subject = w.subject and v.measure = w.stream
   where w.direction = 'date' and w.since <= %s order by w.since limit %s for update of w skip locked
 ), {_UNTOUCHED}, {_FIRE}
-select (select count(*) from hit), (select count(*) from kept), (select count(*) from triggered),
+select (select count(*) from hit), (select count(*) from kept), (select count(*) from told),
        (select count(*) from braked)
 """

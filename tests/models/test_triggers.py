@@ -152,6 +152,29 @@ def test_a_firing_that_cannot_be_written_whole_is_not_written_at_all(database):
     assert check() == 1
 
 
+def test_a_firing_changes_no_index_of_alerts(database):
+    tick(0, 97000)
+    add("above", 97500)
+    create_alert(user_with("a@b.c"), "BTCUSD", Rule("above", Decimal(97500), frequency="bar", bar="1h"), at(0))
+    tick(5, 97600)
+    written = "select pg_stat_get_xact_tuples_{}('alert'::regclass)"
+    with db.transaction():
+        before = [db.rows(written.format(how))[0][0] for how in ("updated", "hot_updated")]
+        assert check() == 2
+        after = [db.rows(written.format(how))[0][0] for how in ("updated", "hot_updated")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2]
+
+
+def test_a_new_connection_reads_the_statement_again(database):
+    tick(0, 97000)
+    add("above", 97500)
+    assert check() == 0
+    db.database.close()
+    db.database.connect()
+    tick(5, 97600)
+    assert check() == 1
+
+
 def test_twice_is_the_same_as_once(database):
     tick(0, 97000)
     add("above", 97500)
