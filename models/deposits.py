@@ -101,16 +101,21 @@ with shown as materialized (
        left join deposit d on d.chain = c.name and d.tx = p.tx and d.output = p.output
 ), written as (
   insert into deposit as d (chain, tx, output, number, hash, address, user_id, contract, asset, units, amount, paid,
-                            state, reason)
+                            state, reason, taken_back)
   select chain, tx, output, number, hash, address, user_id, contract, asset, units, amount, outcome = 'paid',
-         case when wrong is null then 'pending' else 'failed' end, wrong
-  from shown where odd is null and fresh order by tx, output
+         case when wrong is null then 'pending' else 'failed' end, wrong, (
+           select max(o.taken_back) from deposit o
+           where (o.chain, o.tx, o.user_id, o.contract, o.units) = (s.chain, s.tx, s.user_id, s.contract, s.units)
+             and o.state = 'orphaned' and o.cleared_at is null)  -- a log has another number in another block
+  from shown s where odd is null and fresh order by tx, output
   on conflict (chain, tx, output) do update
   set number = excluded.number, hash = excluded.hash, address = excluded.address, user_id = excluded.user_id,
       contract = excluded.contract, asset = excluded.asset, units = excluded.units, amount = excluded.amount,
       paid = excluded.paid, state = excluded.state, reason = excluded.reason, confirmations = 0, changed_at = now(),
       cleared_at = case when (d.user_id, d.contract, d.units) = (excluded.user_id, excluded.contract, excluded.units)
-                        then d.cleared_at end  -- another log may have its number now
+                        then d.cleared_at end,  -- another log may have its number now
+      taken_back = case when (d.user_id, d.contract, d.units) = (excluded.user_id, excluded.contract, excluded.units)
+                        then coalesce(d.taken_back, excluded.taken_back) else excluded.taken_back end
   where d.state = 'orphaned'
      or d.state in ('pending', 'confirming', 'confirmed') and not (d.paid and excluded.paid)  -- looked at again
   returning d.*

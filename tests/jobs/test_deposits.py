@@ -4,6 +4,8 @@ import json
 from decimal import Decimal
 from threading import Thread
 
+import pytest
+
 import clients.chains
 import db
 from jobs.chains import check_confirmations
@@ -210,6 +212,30 @@ def test_a_credit_that_an_operator_took_back_comes_by_no_chain_and_no_second_tim
     world.look(), world.look()
     assert (world.states, world.available(), ledger.problems()) == (["credited"], 2, [])
     assert verify_balances(due_at=now())["drifts"] == 0
+
+
+@pytest.mark.parametrize("of", ["ann", "bob"])
+def test_what_was_taken_back_is_held_where_its_log_has_another_number_and_not_what_has_its_old_one(world, of):
+    world.pay("3", world.bob, token=True)
+    world.chain.mine()
+    tx = world.pay("5", token=True)
+    world.pay("5", world.bob, token=True, tx=tx)
+    world.grow(40)
+    user, others = (world.ann, world.bob) if of == "ann" else (world.bob, world.ann)
+    ((credit,),) = db.rows(
+        """select t.id from transfer t join deposit d on d.id = t.cause_id
+           where t.cause = 'deposit' and d.user_id = %s and d.tx = %s""",
+        *(user, f"0x{tx}"),
+    )
+    with db.transaction():
+        crediting.take_back_by_hand(credit, "a stolen card")
+    world.chain.reorg(42)  # all are mined again in one block, where each log of the second transaction is one further
+    world.grow(40), world.look()
+    found = db.rows("select user_id, output, state from deposit where state <> 'orphaned' and tx = %s", f"0x{tx}")
+    assert sorted(found) == sorted(
+        (who, 1 if who == world.ann else 2, "held" if who == user else "credited") for who in (user, others)
+    )
+    assert ledger.problems() == []
 
 
 def test_two_accounts_that_are_wrong_by_the_same_do_not_cover_one_another(world):
