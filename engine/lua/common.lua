@@ -44,11 +44,11 @@ end
 
 -- Counters and histograms for /metrics: one hash, fields name|label (counter), name|label|le and name|label|sum.
 -- What a run measured waits in a list and is added up in portions: a dozen additions a run would cost as much as
--- all the rest of its end.
+-- all the rest of its end. What cannot be counted costs its count, and no run and no beat.
 local METRICS, MEASURED = 'nightdesk:metrics', 'nightdesk:measured'
 local BOUNDS = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300}
 
-local function tally(name, label, by) call('HINCRBY', METRICS, name .. '|' .. label, by or 1) end
+local function tally(name, label, by) pcall(call, 'HINCRBY', METRICS, name .. '|' .. label, by or 1) end
 
 local function add_up()
   local counts, sums = {}, {}
@@ -60,7 +60,7 @@ local function add_up()
     counts[field .. le] = (counts[field .. le] or 0) + 1
     sums[field .. 'sum'] = (sums[field .. 'sum'] or 0) + seconds
   end
-  for _, measured in ipairs(call('LRANGE', MEASURED, 0, -1)) do
+  local function count(measured)
     local name, queue, failed, seconds, waited, late = unpack(cmsgpack.unpack(measured))
     counts['worker_runs_total|' .. name] = (counts['worker_runs_total|' .. name] or 0) + 1
     if failed then counts['worker_errors_total|' .. name] = (counts['worker_errors_total|' .. name] or 0) + 1 end
@@ -68,14 +68,16 @@ local function add_up()
     observe('queue_latency_seconds', queue, waited)
     if late then observe('schedule_lateness_seconds', name, late) end
   end
+  local fine, all = pcall(call, 'LRANGE', MEASURED, 0, -1)
+  for _, measured in ipairs(fine and all or {}) do pcall(count, measured) end
   call('DEL', MEASURED)
-  for field, count in pairs(counts) do call('HINCRBY', METRICS, field, count) end
-  for field, sum in pairs(sums) do call('HINCRBYFLOAT', METRICS, field, sum) end
+  for field, by in pairs(counts) do pcall(call, 'HINCRBY', METRICS, field, by) end
+  for field, by in pairs(sums) do pcall(call, 'HINCRBYFLOAT', METRICS, field, by) end
 end
 
 local function measure(name, queue, failed, seconds, waited, late)
-  local many = call('RPUSH', MEASURED, cmsgpack.pack({name, queue, failed, seconds, waited, late}))
-  if many >= 64 then add_up() end -- else the next beat does
+  local fine, many = pcall(call, 'RPUSH', MEASURED, cmsgpack.pack({name, queue, failed, seconds, waited, late}))
+  if not fine or many >= 64 then add_up() end -- else the next beat does
 end
 
 local function push(id, queue, front)

@@ -488,3 +488,24 @@ def test_a_dead_workers_run_that_cannot_be_read_does_not_keep_the_others_from_th
     assert beat(redis, "v")[1] == [("w", 1)]
     assert status(redis, run) == "queued"
     assert not redis.exists("rq:worker:w:executions")
+
+
+@pytest.mark.parametrize("broken", ["measured", "metrics"])
+def test_what_cannot_be_counted_costs_its_count_alone(redis, broken):
+    beat(redis)
+    redis.set(f"nightdesk:{broken}", "a text")
+    run = put(redis, "fine")
+    take(redis, execution="x")
+    assert take(redis, finished=end(run, "x", "retried", delay=60_000)) == ("ok", None)
+    assert (status(redis, run), redis.xlen(steps.RUNS)) == ("scheduled", 1)
+    assert beat(redis) == ("known", [])
+
+
+def test_a_measurement_that_cannot_be_read_costs_no_other(redis):
+    beat(redis)
+    redis.rpush("nightdesk:measured", "a text")
+    run = put(redis, "fine")
+    take(redis, execution="x")
+    assert take(redis, finished=end(run, "x")) == ("ok", None)
+    assert beat(redis) == ("known", [])
+    assert redis.hget("nightdesk:metrics", "worker_runs_total|e") == b"1"
