@@ -232,7 +232,8 @@ _EITHER = _NEAR.format(
     order="",
 )
 
-# `brushed`: values that come to the level of an alert that has fired and not been far enough away from it since.
+# `brushed`: values that come to the level of an alert that has fired and not been far enough away from it since; of
+# such a one the watch is written before the alert, too, so that nobody is waited for in a circle.
 # `moved`: the values are done with, unless one of them may reach what an alert waits for only now.
 _CHECK = f"""
 with page as materialized (
@@ -267,14 +268,14 @@ with page as materialized (
        left join near n on n.alert_id = w.alert_id
   where n.n is null or t.n < n.n
   group by w.alert_id
-), {_FIRE}, touched as (
+), {_FIRE}, seen as (
+  update alert_watch w set since = b.at from brushed b
+  where w.alert_id = b.alert_id and w.alert_id = any(array(
+    select alert_id from brushed where not (select yes from crowded) except select alert_id from near))
+  returning w.alert_id
+), touched as (
   update alert a set touches = a.touches + b.touches
-  from brushed b where a.id = b.alert_id and not (select yes from crowded)
-                       and not exists (select from near n where n.alert_id = b.alert_id)
-  returning a.id
-), seen as (
-  update alert_watch w set since = b.at from brushed b where w.alert_id = b.alert_id
-                                                            and w.alert_id = any(array(select id from touched))
+  from brushed b where a.id = b.alert_id and a.id = any(array(select alert_id from seen))
 ), last as (
   select n, xid, id from page order by n desc limit 1
 ), moved as (

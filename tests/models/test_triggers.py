@@ -89,6 +89,33 @@ def test_an_alert_that_is_removed_while_it_fires_waits_for_nobody_in_a_circle(da
     assert db.rows("select status from alert") == [("removed",)]
 
 
+def test_an_alert_that_is_removed_while_its_level_is_touched_waits_for_nobody_in_a_circle(database):
+    tick(0, 97000)
+    rule = Rule("crosses", Decimal(97100), "up", frequency="every", cooldown=timedelta(seconds=60))
+    alert = create_alert(user_with("a@b.c"), "BTCUSD", rule, at(0)).id
+    tick(5, 97100)
+    assert check() == 1
+    tick(6, 97099)
+    tick(7, 97100)
+    found = []
+
+    def look():
+        with db.database.connection_context():
+            found.append(check())
+
+    other = Thread(target=look)
+    with db.transaction():
+        db.rows("delete from alert_watch where alert_id = %s", alert)
+        other.start()
+        until = time.monotonic() + 20
+        while not db.rows("select 1 from pg_locks where not granted"):
+            assert time.monotonic() < until, "it does not wait for us"
+        db.rows("update alert set status = 'removed' where id = %s", alert)
+    other.join(20)
+    assert found == [0]
+    assert db.rows("select status, touches from alert") == [("removed", 0)]
+
+
 def test_an_alert_fires_when_its_level_is_reached_and_not_before(database):
     tick(0, 97000)
     alert = add("above", 97100)
