@@ -109,7 +109,8 @@ def prepared(name: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
     known = _prepared.setdefault(database.connection(), set())
     if name not in known:
         numbered = sql % tuple(f"${n}" for n in range(1, len(parameters) + 1))
-        rows(f"prepare {name} as {numbered}".replace("%", "%%"))
+        if not rows("select 1 from pg_prepared_statements where name = %s", name):  # else a time-out rang right then
+            rows(f"prepare {name} as {numbered}".replace("%", "%%"))
         known.add(name)
     marks = ", ".join(["%s"] * len(parameters))
     return rows(f"set local plan_cache_mode = force_custom_plan; execute {name} ({marks})", *parameters)
