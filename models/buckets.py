@@ -181,7 +181,7 @@ _GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
            sum(quantity) filter (where counts) as volume, sum(quantity * price) filter (where counts) as quote_volume,
            count(*) filter (where counts) as trades, max(received_at) as known_at
     from (select *, quantity <> 0 and id not in (select corrects from raw where corrects is not null) as counts
-          from raw) r
+          from raw offset 0) r  -- or it is asked for every sum again
     group by symbol, starts_at) b
   where trades > 0
 )
