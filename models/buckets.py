@@ -163,7 +163,9 @@ def _each_interval(feed: str, minutes: Buckets, end: Position, report: str) -> I
 
 
 # One bucket each from its trades or ticks, of those that had reached us at an instant. The bounds of all buckets are
-# there for the planner: it looks at no other partitions. A trade that was corrected or cancelled counts for nothing.
+# there for the planner: it looks at no other partitions. So is `offset 0`: buckets are looked up one by one, where a
+# join by symbol would hold each of a symbol's buckets against all of its trades. A trade that was corrected or
+# cancelled counts for nothing.
 _TOUCHED = """
 touched as materialized (
   select distinct u.symbol, candle_start(%(interval)s, u.starts_at) as starts_at,
@@ -192,9 +194,11 @@ _FROM_RAW = {
         touched=_TOUCHED,
         raw="""
   select t.symbol, t.starts_at, x.traded_at as at, x.id, x.price, x.quantity, x.received_at, x.corrects
-  from touched t join trade x on x.symbol = t.symbol and x.traded_at >= t.starts_at and x.traded_at < t.ends_at
-  where x.received_at <= %(as_of)s and x.traded_at >= %(since)s and x.traded_at < %(until)s
-    and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s)
+  from touched t cross join lateral (
+    select * from trade x
+    where x.symbol = t.symbol and x.traded_at >= t.starts_at and x.traded_at < t.ends_at
+      and x.received_at <= %(as_of)s and x.traded_at >= %(since)s and x.traded_at < %(until)s
+      and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s) offset 0) x
 """,
     ),
     feeds.TICK: _GROUPED.format(
@@ -202,9 +206,11 @@ _FROM_RAW = {
         raw="""
   select t.symbol, t.starts_at, x.happened_at as at, x.id, x.price, 0 as quantity, x.received_at,
          null::bigint as corrects
-  from touched t join tick x on x.symbol = t.symbol and x.happened_at >= t.starts_at and x.happened_at < t.ends_at
-  where x.received_at <= %(as_of)s and x.received_at >= %(since)s and x.happened_at < %(until)s
-    and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s)
+  from touched t cross join lateral (
+    select * from tick x
+    where x.symbol = t.symbol and x.happened_at >= t.starts_at and x.happened_at < t.ends_at
+      and x.received_at <= %(as_of)s and x.received_at >= %(since)s and x.happened_at < %(until)s
+      and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s) offset 0) x
 """,
     ).replace("quantity <> 0 and id not in (select corrects from raw where corrects is not null)", "true"),
 }
@@ -216,8 +222,10 @@ _ROLL_UP = f"""{_TOUCHED}, built as materialized (
     select t.symbol, t.starts_at, array_agg(c.open order by c.starts_at) as opens, max(c.high) as high,
            min(c.low) as low, array_agg(c.close order by c.starts_at) as closes, sum(c.volume) as volume,
            sum(c.quote_volume) as quote_volume, sum(c.trades)::bigint as trades, max(c.known_at) as known_at
-    from touched t join candle c on c.symbol = t.symbol and c."interval" = %(lower)s
-                                    and c.starts_at >= t.starts_at and c.starts_at < t.ends_at
+    from touched t cross join lateral (
+      select * from candle c
+      where c.symbol = t.symbol and c."interval" = %(lower)s and c.starts_at >= t.starts_at
+        and c.starts_at < t.ends_at offset 0) c
     group by 1, 2) b
 )
 """
