@@ -85,10 +85,14 @@ def reverse(transfer: int, why: str, who: str) -> None:
                 f"transfer {transfer} took back the credit of deposit {deposit}: `nightdesk deposits release {deposit}`"
             )
         made = crediting.take_back_by_hand(transfer, why)
-        if not made:
+        dropped = None if made else crediting.hold_orphaned(transfer, why)
+        if not made and not dropped:
             raise click.ClickException(f"transfer {transfer} is reversed already")
         runs.audit(who, "ledger reverse", str(transfer), None, {"why": why})
-    click.echo(f"transfer {transfer} is taken back by transfer {made['id']}")
+    if made:
+        click.echo(f"transfer {transfer} is taken back by transfer {made['id']}")
+    else:
+        click.echo(f"its chain has taken transfer {transfer} back; mined again, deposit {dropped} is held")
 
 
 @ledger.command(context_settings={"ignore_unknown_options": True})  # so that -5 is refused as an amount

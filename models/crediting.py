@@ -260,6 +260,17 @@ def take_back_by_hand(transfer_id: int, reason: str) -> dict[str, Any] | None:
     return made[0] if made else None
 
 
+def hold_orphaned(transfer_id: int, reason: str) -> int | None:
+    """Hold a deposit that a transfer had credited and its chain has dropped, should it be mined again. Its id."""
+    found = db.rows(
+        """update deposit d set taken_back = %s, cleared_at = null, changed_at = now() from transfer t
+           where t.id = %s and t.cause = 'deposit' and (d.id, d.credits) = (t.cause_id, t.leg + 1)
+             and d.state = 'orphaned' and d.taken_back is null returning d.id""",
+        *(reason, transfer_id),
+    )
+    return int(found[0][0]) if found else None
+
+
 def prove_wallets() -> list[dict[str, Any]]:
     """Users' wallets against the sum of their transfers, by asset, each with the accounts that are wrong."""
     return db.maps(

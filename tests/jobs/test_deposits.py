@@ -214,6 +214,21 @@ def test_a_credit_that_an_operator_took_back_comes_by_no_chain_and_no_second_tim
     assert verify_balances(due_at=now())["drifts"] == 0
 
 
+def test_a_credit_that_its_chain_took_back_first_is_held_all_the_same_when_it_is_mined_again(world, nightdesk):
+    tx = world.pay("2")
+    world.grow(40)
+    ((credit,),) = db.rows("select id from transfer where cause = 'deposit'")
+    world.chain.reorg(41, drop=True)
+    world.grow(40), world.look()
+    assert world.states == ["orphaned"]
+    told = nightdesk("ledger", "reverse", str(credit), "--why", "a stolen card")
+    assert (told.returncode, "mined again" in told.stdout) == (0, True)
+    assert "is reversed already" in nightdesk("ledger", "reverse", str(credit), "--why", "again").stderr
+    world.pay("2", tx=tx)
+    world.grow(40), world.look()
+    assert (world.states, world.available(), ledger.problems()) == (["held"], 0, [])
+
+
 @pytest.mark.parametrize("of", ["ann", "bob"])
 def test_what_was_taken_back_is_held_where_its_log_has_another_number_and_not_what_has_its_old_one(world, of):
     world.pay("3", world.bob, token=True)
