@@ -182,8 +182,8 @@ _GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
            max(price) filter (where counts) as high, min(price) filter (where counts) as low,
            sum(quantity) filter (where counts) as volume, sum(quantity * price) filter (where counts) as quote_volume,
            count(*) filter (where counts) as trades, max(received_at) as known_at
-    from (select *, quantity <> 0 and id not in (select corrects from raw where corrects is not null) as counts
-          from raw offset 0) r  -- or it is asked for every sum again
+    from (select r.*, r.quantity <> 0 and c.corrects is null as counts
+          from raw r left join raw c on c.corrects = r.id) r
     group by symbol, starts_at) b
   where trades > 0
 )
@@ -212,7 +212,7 @@ _FROM_RAW = {
       and x.received_at <= %(as_of)s and x.received_at >= %(since)s and x.happened_at < %(until)s
       and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s) offset 0) x
 """,
-    ).replace("quantity <> 0 and id not in (select corrects from raw where corrects is not null)", "true"),
+    ).replace("r.quantity <> 0 and c.corrects is null", "true"),
 }
 
 _ROLL_UP = f"""{_TOUCHED}, built as materialized (
