@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from peewee import Model, PostgresqlDatabase
 from playhouse.db_url import parse
@@ -22,7 +21,6 @@ from config import WrongSetting, settings
 if TYPE_CHECKING:
     from redis import Redis
 
-_prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # connection: what it has read
 _local = threading.local()  # .after_commit: what waits for the outermost commit
 
 
@@ -102,18 +100,6 @@ def maps(sql: str, *parameters: Any) -> list[dict[str, Any]]:
     cursor = database.execute_sql(sql, parameters)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def prepared(name: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """The rows of a long statement that a connection reads once; it is planned each time, for what is there then."""
-    known = _prepared.setdefault(database.connection(), set())
-    if name not in known:
-        numbered = sql % tuple(f"${n}" for n in range(1, len(parameters) + 1))
-        if not rows("select 1 from pg_prepared_statements where name = %s", name):  # else a time-out rang right then
-            rows(f"prepare {name} as {numbered}".replace("%", "%%"))
-        known.add(name)
-    marks = ", ".join(["%s"] * len(parameters))
-    return rows(f"set local plan_cache_mode = force_custom_plan; execute {name} ({marks})", *parameters)
 
 
 def ping() -> bool:

@@ -49,11 +49,14 @@ def fire_reached() -> Iterator[Batch]:
 
 def _fire_page(start: Position) -> tuple[Batch, bool]:
     """One batch behind `start`, and whether there may be more; moves the position if these values are done with."""
-    ((*counts, full),) = db.prepared(
-        "check_alerts", _CHECK, str(start.xid), start.id, VALUES, WATCHES, LEAST_PER_STREAM
-    )
+    if not db.rows(_NEWS, str(start.xid), start.id):
+        return Batch(0, 0, 0, 0), False
+    ((*counts, full, xid, last),) = db.rows(_CHECK, str(start.xid), start.id, VALUES, WATCHES, LEAST_PER_STREAM)
     batch = Batch(*counts)
-    return batch, bool(batch.turned or full or batch.values >= VALUES)
+    done = not batch.turned and not full  # what waits for something else now may be reached later in the same values
+    if batch.values and done:
+        events.move(READER, Position(xid, last))
+    return batch, not done or batch.values >= VALUES
 
 
 def fire_due(now: datetime) -> Iterator[Batch]:
@@ -232,9 +235,13 @@ _EITHER = _NEAR.format(
     order="",
 )
 
+_NEWS = """
+select 1 from stream t where (t.xid, t.id) > (%s::text::xid8, %s) and t.xid < pg_snapshot_xmin(pg_current_snapshot())
+limit 1
+"""
+
 # `brushed`: values that come to the level of an alert that has fired and not been far enough away from it since; of
 # such a one the watch is written before the alert, too, so that nobody is waited for in a circle.
-# `moved`: the values are done with, unless one of them may reach what an alert waits for only now.
 _CHECK = f"""
 with page as materialized (
   select row_number() over (order by s.xid, s.id) as n, s.* from (
@@ -278,12 +285,10 @@ with page as materialized (
   from brushed b where a.id = b.alert_id and a.id = any(array(select alert_id from seen))
 ), last as (
   select n, xid, id from page order by n desc limit 1
-), moved as (
-  update reader_position r set xid = l.xid, id = l.id from last l
-  where r.reader = '{READER}' and not (select yes from crowded) and not exists (select from kept)
 )
 select coalesce((select n from last), 0), (select count(*) from kept), (select count(*) from told),
-       (select count(*) from braked), (select yes from crowded)
+       (select count(*) from braked), (select yes from crowded),
+       (select xid::text::bigint from last), (select id from last)
 """
 
 _UNTOUCHED = "brushed as (select null::bigint as alert_id, 0 as touches where false)"
