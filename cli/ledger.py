@@ -84,15 +84,14 @@ def reverse(transfer: int, why: str, who: str) -> None:
             raise click.ClickException(
                 f"transfer {transfer} took back the credit of deposit {deposit}: `nightdesk deposits release {deposit}`"
             )
-        made = crediting.take_back_by_hand(transfer, why)
-        dropped = None if made else crediting.hold_orphaned(transfer, why)
-        if not made and not dropped:
+        made, kept = crediting.take_back_by_hand(transfer, why)
+        if not made and not kept:
             raise click.ClickException(f"transfer {transfer} is reversed already")
         runs.audit(who, "ledger reverse", str(transfer), None, {"why": why})
     if made:
-        click.echo(f"transfer {transfer} is taken back by transfer {made['id']}")
+        click.echo(f"transfer {transfer} is taken back by transfer {made}")
     else:
-        click.echo(f"its chain has taken transfer {transfer} back; mined again, deposit {dropped} is held")
+        click.echo(f"its chain has taken transfer {transfer} back; mined again, deposit {kept} is held")
 
 
 @ledger.command(context_settings={"ignore_unknown_options": True})  # so that -5 is refused as an amount

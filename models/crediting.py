@@ -237,38 +237,32 @@ select count(*) from orphaned
 """
 
 
-def take_back_by_hand(transfer_id: int, reason: str) -> dict[str, Any] | None:
-    """Reverse a transfer, once, in the open transaction; the new one, None if it was reversed before.
+def take_back_by_hand(transfer_id: int, reason: str) -> tuple[int | None, int | None]:
+    """Reverse a transfer, once, in the open transaction; the new one's id, and that of the deposit that it had credited.
 
-    A deposit that it has credited is held from now on, in any other block too: until it is released, its credit comes
-    back neither by itself nor by its chain.
+    No new one if it was reversed before, by the deposit's chain, say. The deposit is held from now on, in any other
+    block too: until it is released, its credit comes back neither by itself nor by its chain.
     """
-    db.rows(
-        f"""with held as (
-              update deposit d set state = 'held', reason = 'its credit was taken back: ' || %s, taken_back = %s,
-                                   cleared_at = null, credited_at = null, changed_at = now()
+    kept = db.rows(
+        f"""with kept as (
+              update deposit d set state = case d.state when 'credited' then 'held' else d.state end,
+                                   reason = case d.state when 'credited' then 'its credit was taken back: ' || %s
+                                              else d.reason end,
+                                   taken_back = %s, cleared_at = null, credited_at = null, changed_at = now()
               from transfer t
               where t.id = %s and t.cause = 'deposit' and (d.id, d.credits) = (t.cause_id, t.leg + 1)
-                and d.state = 'credited'
+                and (d.state = 'credited' or d.state = 'orphaned' and d.taken_back is null)
               returning d.*
+            ), published as (
+              insert into event (topic, user_id, payload)
+              select 'deposit.held', d.user_id, {FACT} || jsonb_build_object('reason', d.reason)
+              from kept d where d.state = 'held'
             )
-            insert into event (topic, user_id, payload)
-            select 'deposit.held', d.user_id, {FACT} || jsonb_build_object('reason', d.reason) from held d""",
+            select id from kept""",
         *(reason, reason, transfer_id),
     )
     made = ledger.reverse([transfer_id])
-    return made[0] if made else None
-
-
-def hold_orphaned(transfer_id: int, reason: str) -> int | None:
-    """Hold a deposit that a transfer had credited and its chain has dropped, should it be mined again. Its id."""
-    found = db.rows(
-        """update deposit d set taken_back = %s, cleared_at = null, changed_at = now() from transfer t
-           where t.id = %s and t.cause = 'deposit' and (d.id, d.credits) = (t.cause_id, t.leg + 1)
-             and d.state = 'orphaned' and d.taken_back is null returning d.id""",
-        *(reason, transfer_id),
-    )
-    return int(found[0][0]) if found else None
+    return made[0]["id"] if made else None, kept[0][0] if kept else None
 
 
 def prove_wallets() -> list[dict[str, Any]]:
