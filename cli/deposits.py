@@ -14,7 +14,7 @@ from cli.dead import who_option
 from cli.output import json_option, show
 from domain.deposits import STATES
 from domain.spans import span
-from models import chains, crediting, incidents, runs
+from models import chains, crediting, incidents, proofs, runs
 from models import deposits as store
 
 why_option = click.option("--why", required=True, help="The reason; it is kept in the audit.")
@@ -156,7 +156,7 @@ def book(chain: str, asset: str, drift: Decimal, why: str, who: str) -> None:
     asset = asset.upper()
     with db.database.connection_context(), db.transaction():
         audit = runs.audit(who, "deposits book", f"{chain} {asset}", None, {"drift": f"{drift:f}", "why": why})
-        made = crediting.book(chain, asset, drift, audit)
+        made = proofs.book(chain, asset, drift, audit)
         if made is None:
             raise click.ClickException(
                 f"the latest proof of {asset} on {chain} has no drift of {drift:f}: see `nightdesk deposits report`"

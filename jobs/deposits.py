@@ -14,7 +14,7 @@ from clients.chains import Node
 from domain.deposits import MARGIN, cause, expected
 from domain.failures import Rejected, Unavailable
 from domain.spans import span
-from models import chains, crediting, deposits, incidents
+from models import chains, crediting, deposits, incidents, proofs
 from queues import CRITICAL, LOW, batches, job
 
 CACHE_KEY = "nightdesk:deposits"  # JSON of models.deposits.report; made every five minutes
@@ -66,28 +66,28 @@ def words(row: dict[str, Any], waits: str) -> str:
 @job(LOW, timeout=600)
 def verify_balances(due_at: datetime) -> dict[str, int]:
     """Compare the ledger with users' wallets and with what the chains hold; one unit of drift pauses that asset."""
-    proofs = crediting.prove_wallets()
+    compared = proofs.prove_wallets()
     failed = 0
     for chain in chains.watched():
         try:
-            proofs += prove(clients.chains.node(chain), chain)
+            compared += prove(clients.chains.node(chain), chain)
         except Unavailable:  # its node is away, or its chain moved while it was counted: the next hour's proof tells
             failed += 1
         except Rejected as failure:
             chains.failed(chain, failure)
             failed += 1
-    return {"proofs": len(proofs), "drifts": sum(settle(proof) for proof in proofs), "failed": failed}
+    return {"proofs": len(compared), "drifts": sum(settle(proof) for proof in compared), "failed": failed}
 
 
 def prove(node: Node, chain: str) -> list[dict[str, Any]]:
     """What a chain says at the newest block up to which we have read every address, against the ledger."""
     for tip in chains.newest(chain, 1, chains.unread(chain) if node.by_address else None):
-        asked = crediting.holdings(chain)
+        asked = proofs.holdings(chain)
         held = node.fetch_balances(asked, tip)
-        proofs = crediting.prove_chain(chain, tip, held)
-        if held and (not proofs or asked != crediting.holdings(chain)):
+        compared = proofs.prove_chain(chain, tip, held)
+        if held and (not compared or asked != proofs.holdings(chain)):
             raise Unavailable(f"{node.provider.name}: its chain has moved while it was counted")
-        return proofs
+        return compared
     return []
 
 
@@ -95,7 +95,7 @@ def settle(proof: dict[str, Any]) -> bool:
     """Keep a comparison; where something is wrong nothing is credited in its asset any more, and that is a fact."""
     asset = proof["asset"]
     with db.transaction():
-        drift = crediting.keep_proof(proof)
+        drift = proofs.keep(proof)
         if not drift and not proof["wrong"]:
             return False
         where = f"{proof['chain']} holds" if proof["chain"] else "users' wallets hold"

@@ -18,7 +18,7 @@ from jobs.deposits import (
     settle,
     verify_balances,
 )
-from models import crediting, ledger
+from models import crediting, ledger, proofs
 from tests.chains import events, now
 
 
@@ -188,7 +188,7 @@ def test_a_proof_that_was_taken_before_its_drift_was_booked_is_not_kept(world):
     verify_balances(due_at=now())
     (taken,) = prove(clients.chains.node("ethereum"), "ethereum")
     with db.transaction():
-        crediting.book("ethereum", "ETH", Decimal("5e-18"), 1)
+        proofs.book("ethereum", "ETH", Decimal("5e-18"), 1)
     assert not settle(taken)
     assert db.rows("select drift from balance_proof where chain = 'ethereum'") == [(0,)]
 
