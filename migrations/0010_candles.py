@@ -86,12 +86,12 @@ create function candle_length(width text) returns interval language sql immutabl
     when '1M' then interval '1 month' end
 $$;
 
--- Weeks begin on Monday, months on the first, days at midnight UTC.
+-- Weeks begin on Monday, months on the first, days at midnight UTC. A check of `candle` calls it, also while pg_restore
+-- reads candles in without a search_path: so its body is no string, and names are looked up when it is made.
 create function candle_start(width text, at timestamptz) returns timestamptz
-language sql immutable parallel safe as $$
-  select case width when '1M' then date_trunc('month', at at time zone 'UTC') at time zone 'UTC'
-    else date_bin(candle_length(width), at, timestamptz '2000-01-03 00:00Z') end
-$$;
+language sql immutable parallel safe
+return case width when '1M' then date_trunc('month', at at time zone 'UTC') at time zone 'UTC'
+  else date_bin(candle_length(width), at, timestamptz '2000-01-03 00:00Z') end;
 
 create function candle_end(width text, starts_at timestamptz) returns timestamptz
 language sql immutable parallel safe as $$
