@@ -16,7 +16,7 @@ import db
 from cli.output import json_option, show
 from config import ROOT, settings
 from engine import history, state, steps
-from models import sessions, targets
+from models import clusters, sessions, targets
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,9 @@ def postgresql() -> Iterator[Finding]:
         yield wrong_unless("migrations", not pending, "all applied", words)
         missing = missing_indexes()
         yield wrong_unless("indexes", not missing, "all there", f"missing or invalid: {', '.join(missing)}")
+        elsewhere = clusters.foreign() if not pending else []
+        words = f"of the cluster that the backup is of: {', '.join(elsewhere)}: run `nightdesk restore`"
+        yield wrong_unless("positions", not elsewhere, "all of this cluster", words)
         strays = tables_with_strays()
         words = f"rows found no partition of their day: {', '.join(strays)}; the nightly upkeep did not run"
         yield warn_unless("partitions", not strays, "every row has its day", words)

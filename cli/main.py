@@ -13,6 +13,7 @@ import click
 COMMANDS = {
     "up": "cli.up:up",
     "migrate": "cli.migrate:migrate",
+    "restore": "cli.restore:restore",
     "status": "cli.status:status",
     "schedule": "cli.schedule:schedule",
     "run": "cli.schedule:run",

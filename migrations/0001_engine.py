@@ -61,7 +61,10 @@ def up(migrator, db):
         create index event_position on event (xid, id);
         create table event_rest partition of event default;
 
-        create table reader_position (reader text primary key, xid xid8 not null, id bigint not null);
+        create table reader_position (
+          reader text primary key, xid xid8 not null, id bigint not null,
+          cluster bigint not null default ((pg_control_system()).system_identifier)  -- whose transactions xid counts
+        );
 
         select make_partitions('run', 7), make_partitions('event', 7);
         """

@@ -13,6 +13,8 @@ from models.fields import InstantField, Xid8Field
 
 FLOOR = "event.floor"  # reader_position of the last event that was dropped
 LAST_ID = 2**62  # behind every id
+CLUSTER = "(select system_identifier from pg_control_system())"
+FOREIGN = f"(f.cluster <> {CLUSTER} or f.xid >= pg_snapshot_xmax(pg_current_snapshot()))"  # a position f from elsewhere
 
 
 class Position(NamedTuple):
@@ -48,21 +50,26 @@ class ReaderPosition(db.BaseModel):
     reader = TextField(primary_key=True)
     xid = Xid8Field()
     id = BigIntegerField()
+    cluster = BigIntegerField()  # whose transactions it counts: a backup that is read in elsewhere brings it along
 
 
 def hold(reader: str, *, wait: bool = False) -> Position | None:
     """Lock a reader's position for the transaction; None while another one has it, unless we are to `wait` for that.
 
-    Raises LookupError for a position that this database has never reached: it was made of another one's backup.
+    Raises LookupError where positions mean nothing, as the database was restored from a backup of another cluster:
+    by the mark that they bear, for soon enough this cluster has counted on to where they are.
     """
     db.rows("insert into reader_position values (%s, '0', 0) on conflict do nothing", reader)
     held = db.rows(
-        f"""select xid::text::bigint, id, xid >= pg_snapshot_xmax(pg_current_snapshot())
-            from reader_position where reader = %s for update {"" if wait else "skip locked"}""",
+        f"""select p.xid::text::bigint, p.id, exists (select from reader_position f where {FOREIGN})
+            from reader_position p where p.reader = %s for update of p {"" if wait else "skip locked"}""",
         reader,
     )
     if held and held[0][2]:
-        raise LookupError(f"the position of {reader} is ahead of the database, which must have been restored")
+        raise LookupError(
+            f"the position of {reader} is of another cluster, as this database was restored from a backup:"
+            " nothing is read before `nightdesk restore` was run"
+        )
     return Position(*held[0][:2]) if held else None
 
 

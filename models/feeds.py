@@ -8,6 +8,7 @@ from typing import Any
 from peewee import CompositeKey, TextField
 
 import db
+from models import events
 from models.fields import InstantField
 
 TRADE, TICK = "trade", "tick"
@@ -108,6 +109,7 @@ def keep_from(feed: str, at: datetime) -> datetime:
 
     That is earlier than `at` while there are some that no candle has seen yet.
     """
+    events.hold(f"build_candles.{feed}")  # raises where its position says nothing of what has been seen
     kept_from: datetime = db.rows(_KEEP_FROM[feed], at)[0][0]
     return kept_from
 
