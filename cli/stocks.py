@@ -15,7 +15,7 @@ from cli.dead import who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
-from models import bars, gaps, quarantine, runs
+from models import bars, gaps, names, quarantine, runs
 from models import stocks as store
 
 LIST = {
@@ -51,12 +51,14 @@ def list_(as_json: bool) -> None:
 def _stock(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     unknown = row["state"] == "unknown"
     wait = f", asked again {when(row['ask_at'])}" if unknown and row["ask_at"] > now else ""
+    renamed = f"{row['renamed_by']}: it is {row['renamed_to']} now: `stocks rename {row['symbol']} {row['renamed_to']}`"
     return {
         **row,
         "wanted": f"{row['want']}{' (held)' if row['held'] else ''}",
         "percent": None if row["percent"] is None else f"{row['percent']:+.2f}",
         "state": f"unknown, {row['refused']} times{wait}" if unknown else row["price_state"],
-        "bad": unknown or row["price_state"] == "stale",
+        "error": renamed if row["renamed_to"] else row["error"],
+        "bad": unknown or row["renamed_to"] or row["price_state"] == "stale",
         "dim": row["state"] == "new",
     }
 
@@ -67,12 +69,12 @@ def _stock(row: dict[str, Any], now: datetime) -> dict[str, Any]:
 @click.option("--first", is_flag=True, help="Only while nobody watches anything.")
 def watch(symbols: tuple[str, ...], user: str | None, first: bool) -> None:
     """Put symbols on a user's watchlist, as the served app does: `nightdesk stocks watch AAPL PTT.BK`."""
-    names = [_symbol(symbol) for symbol in symbols]
+    wanted = [_symbol(symbol) for symbol in symbols]
     with db.database.connection_context(), db.transaction():
         if first and store.is_watched():
             return
-        store.watch(one_user_or_new(user or config.settings.operator_email), names)
-    click.echo(f"{', '.join(names)}: watched; prices come while the market is open, or with `nightdesk run`")
+        store.watch(one_user_or_new(user or config.settings.operator_email), wanted)
+    click.echo(f"{', '.join(wanted)}: watched; prices come while the market is open, or with `nightdesk run`")
 
 
 @stocks.command()
@@ -93,6 +95,28 @@ def _symbol(text: str) -> str:
     if not SYMBOL.fullmatch(symbol):
         raise click.UsageError(f"{symbol!r} is not a symbol: letters, digits and . _ : -, at most 24")
     return symbol
+
+
+@stocks.command()
+@click.argument("old")
+@click.argument("new")
+@who_option
+@json_option
+def rename(old: str, new: str, who: str, as_json: bool) -> None:
+    """Move a stock that has another name now: `nightdesk stocks rename FB META`.
+
+    Who watches and holds it, the alerts on it, its prices, candles, bars, splits and dividends go to the new name in
+    one transaction, also where that is followed already. `nightdesk stocks list` says which stocks have one.
+    """
+    before, now_called = _symbol(old), _symbol(new)
+    with db.database.connection_context(), db.transaction():
+        try:
+            moved = names.rename(before, now_called)
+        except (LookupError, ValueError) as wrong:
+            raise click.ClickException(str(wrong.args[0])) from None
+        runs.audit(who, "stocks rename", before, None, {"to": now_called, **moved})
+    rows = [{"what": table, "rows": count} for table, count in moved.items() if count]
+    show(f"{before} is {now_called} now", {"what": "moved", "rows": "rows"}, rows, as_json=as_json)
 
 
 @stocks.command("quarantine")

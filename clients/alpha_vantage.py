@@ -105,6 +105,7 @@ def parse_quote(answer: Any, symbol: str, now: datetime) -> Quote:
     row = fields.field("alpha-vantage", answer, "Global Quote")
     if not row:
         raise Unlisted(f"alpha-vantage: {symbol}: no data")
+    fields.same("alpha-vantage", fields.field("alpha-vantage", row, "01. symbol"), symbol)
     names = ("02. open", "03. high", "04. low", "05. price", "08. previous close")
     number = {name[4:]: fields.said_price("alpha-vantage", fields.member(row, name), name) for name in names}
     volume = fields.optional_count("alpha-vantage", fields.member(row, "06. volume"), "06. volume")
@@ -129,8 +130,9 @@ def _when(day: date, symbol: str, now: datetime) -> datetime:
 
 
 def parse_history(answer: Any, symbol: str, first: date) -> History:
-    """`{"Time Series (Daily)": {"2026-11-20": {"1. open", "2. high", "3. low", "4. close", "5. volume"}}}`."""
+    """`{"Meta Data": {"2. Symbol"}, "Time Series (Daily)": {"2026-11-20": {"1. open", …, "5. volume"}}}`."""
     rows = fields.field("alpha-vantage", answer, "Time Series (Daily)")
+    fields.same("alpha-vantage", fields.field("alpha-vantage", answer, "Meta Data", "2. Symbol"), symbol)
     if not isinstance(rows, dict):
         raise Rejected(f"alpha-vantage: the series is {rows!r:.60}")
     found = ((fields.day("alpha-vantage", name, "a date"), row) for name, row in rows.items())
@@ -148,8 +150,7 @@ def parse_fundamentals(answer: Any, symbol: str) -> Fundamentals:
     """A flat object of texts; `{}` for a symbol that it does not have."""
     if not isinstance(answer, dict) or not answer.get("Symbol"):
         raise Unlisted(f"alpha-vantage: {symbol}: no overview")
-    if answer["Symbol"] != symbol:
-        raise Rejected(f"alpha-vantage: Symbol is {answer['Symbol']!r:.30}, not {symbol}")
+    fields.same("alpha-vantage", answer["Symbol"], symbol)
     words = {
         name.lower(): fields.words(answer[name]) if answer.get(name) not in (None, *fields.NOTHING) else None
         for name in ("Name", "Exchange", "Currency", "Country", "Sector", "Industry")
@@ -167,8 +168,9 @@ def parse_fundamentals(answer: Any, symbol: str) -> Fundamentals:
 
 
 def parse_dividends(answer: Any, symbol: str) -> list[Dividend]:
-    """`{"data": [{"ex_dividend_date", "declaration_date", "record_date", "payment_date", "amount"}]}`."""
+    """`{"symbol", "data": [{"ex_dividend_date", "declaration_date", "record_date", "payment_date", "amount"}]}`."""
     rows = fields.rows("alpha-vantage", fields.field("alpha-vantage", answer, "data"), "data")
+    fields.same("alpha-vantage", fields.field("alpha-vantage", answer, "symbol"), symbol)
     return [found for row in rows if (found := _dividend(row, symbol))]
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn, TypeVar
 
-from domain.failures import Rejected
-from domain.prices import HIGHEST
+from domain.failures import Rejected, Renamed
+from domain.prices import HIGHEST, SYMBOL
 
 T = TypeVar("T")
 LONGEST_NUMBER = 40  # characters
@@ -52,6 +52,19 @@ def field(provider: str, value: Any, *path: str | int) -> Any:
 def member(value: Any, name: str) -> Any:
     """A member that may be missing."""
     return value.get(name) if isinstance(value, dict) else None
+
+
+def same(provider: str, said: Any, symbol: str, suffix: str = "") -> None:
+    """An answer must be for the symbol that was asked for; `suffix` is what ours has behind theirs.
+
+    Raises Renamed where it is for another one, which is what services do with an old name, and Rejected for no symbol.
+    """
+    if said == symbol:
+        return
+    if isinstance(said, str) and SYMBOL.fullmatch(said + suffix):
+        words = f"{provider}: symbol is {said!r:.30}, not {symbol}: it has another name now"
+        raise Renamed(words, provider, said + suffix)
+    raise Rejected(f"{provider}: symbol is {said!r:.30}, not {symbol}")
 
 
 def text(provider: str, value: Any, name: str) -> str:

@@ -32,7 +32,7 @@ from clients.providers import Provider
 from clients.twelve_data import TWELVE_DATA
 from clients.yahoo import YAHOO
 from clients.yahoo import fetch_prices as fetch_yahoo
-from domain.failures import Rejected, Unavailable, Unlisted
+from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.prices import Price, allowed_age
 from domain.stocks import Quote, market_of, old_at
 
@@ -83,13 +83,15 @@ def fetch(
     *,
     now: datetime | None = None,
     afford: Callable[[Provider], int] | None = None,
+    renamed: dict[str, Renamed] | None = None,
 ) -> tuple[list[Price], dict[str, Exception]]:
     """The newest price of each symbol, and an Unavailable or Rejected for each symbol that has none.
 
     `instruments` are symbols, or rows with `symbol` and `kind` where the symbol alone does not tell. Few
     calls: they are grouped by source. One symbol's failure costs only that symbol. A price keeps its
     source's own time, so it may be older than one that another source gave before. `afford` says for how many
-    symbols, the first ones, a source may be asked; the others are Unavailable there.
+    symbols, the first ones, a source may be asked; the others are Unavailable there. `renamed` is filled with what
+    a source said of a symbol's new name, also where another one has a price.
     """
     now = now or datetime.now(UTC)
     pairs = [(i, None) if isinstance(i, str) else (i["symbol"], i["kind"]) for i in instruments]
@@ -108,6 +110,8 @@ def fetch(
                 ours = _afforded(links, ours, afford, problems)
             if ours:
                 _ask(how, ours, newest, problems)
+    if renamed is not None:
+        renamed |= {symbol: said for symbol in chains if (said := _new_name(problems[symbol]))}
     return list(newest.values()), {
         symbol: failure(problems[symbol], f"{symbol}: ") for symbol in chains if symbol not in newest
     }
@@ -146,12 +150,19 @@ def _fresh(price: Price | None, now: datetime) -> bool:
     return price is not None and now - price.happened_at <= allowed_age(price.source)
 
 
+def _new_name(problems: Iterable[Exception]) -> Renamed | None:
+    return next((problem for problem in problems if isinstance(problem, Renamed)), None)
+
+
 def failure(problems: Sequence[Exception], about: str = "") -> Exception:
-    """One exception for all that went wrong: Unavailable if any source may still come back, Unlisted if all say so."""
+    """One exception for all that went wrong: Unavailable if any source may still come back, Unlisted if all say so,
+    and Renamed if one of them told its new name."""
     words = about + ("; ".join(map(str, problems)) or "no source that is on")
     later = [problem for problem in problems if isinstance(problem, Unavailable)]
     if not later:
         unlisted = problems and all(isinstance(problem, Unlisted) for problem in problems)
+        if unlisted and (said := _new_name(problems)):
+            return Renamed(words, said.source, said.name)
         return (Unlisted if unlisted else Rejected)(words)
     if all(isinstance(problem, NotItsTurn) for problem in problems):
         return NotItsTurn(words)

@@ -97,11 +97,13 @@ def _member(answer: Any, symbol: str) -> Any:
     return member
 
 
+def _same(said: Any, symbol: str) -> None:
+    fields.same("twelve-data", said, theirs(symbol), symbol.removeprefix(theirs(symbol)))
+
+
 def parse_quote(answer: Any, symbol: str) -> Quote:
     """`{"symbol", "currency", "timestamp": 1582641000, "open": "261.07", "high", "low", "close", "volume", …}`."""
-    said = fields.field("twelve-data", answer, "symbol")
-    if said != theirs(symbol):
-        raise Rejected(f"twelve-data: symbol is {said!r:.30}, not {theirs(symbol)}")
+    _same(fields.field("twelve-data", answer, "symbol"), symbol)
     number = {
         name: fields.said_price("twelve-data", fields.member(answer, name), name)
         for name in ("open", "high", "low", "close", "previous_close")
@@ -120,7 +122,8 @@ def parse_quote(answer: Any, symbol: str) -> Quote:
 
 
 def parse_history(answer: Any, symbol: str) -> History:
-    """`{"meta": {…}, "values": [{"datetime": "2026-11-25", "open": "…", "high", "low", "close", "volume"}]}`."""
+    """`{"meta": {"symbol", …}, "values": [{"datetime": "2026-11-25", "open": "…", "high", "low", "close", …}]}`."""
+    _same(fields.field("twelve-data", answer, "meta", "symbol"), symbol)
     rows = fields.rows("twelve-data", fields.field("twelve-data", answer, "values"), "values")
     return History(tuple(_bar(row, symbol) for row in rows))
 

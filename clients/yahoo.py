@@ -65,7 +65,7 @@ def parse_price(body: bytes | str, symbol: str) -> Price:
 
 
 def parse_chart(body: bytes | str, symbol: str) -> Any:
-    """The one result of a chart. Raises Rejected, as Unlisted where Yahoo knows no such symbol."""
+    """The one result of a chart. Raises Rejected, as Unlisted where Yahoo knows no such symbol, Renamed by another."""
     answer = fields.document("yahoo", body)
     error = fields.field("yahoo", answer, "chart", "error") if _has_error(answer) else None
     if error:
@@ -74,9 +74,7 @@ def parse_chart(body: bytes | str, symbol: str) -> Any:
             raise Unlisted(f"yahoo: {symbol}: Not Found, it has no such symbol")
         raise Rejected(f"yahoo: {symbol}: {error!r:.120}")
     chart = fields.field("yahoo", answer, "chart", "result", 0)
-    said = fields.field("yahoo", chart, "meta", "symbol")
-    if said != symbol:
-        raise Rejected(f"yahoo: symbol is {said!r:.30}, not {symbol}")
+    fields.same("yahoo", fields.field("yahoo", chart, "meta", "symbol"), symbol)
     return chart
 
 

@@ -16,6 +16,7 @@ from domain.stocks import market_of
 
 CURRENCIES = {"XNYS": "USD", "XLON": "GBp", "XHKG": "HKD", "XTKS": "JPY", "XBKK": "THB"}
 SPLITS = {"TSLA": (date(2026, 6, 15), 2)}
+RENAMED = {"QQQQ": "QQQ"}  # by their former names
 DIVIDEND = 0.002  # of the price
 EPOCH = date(2020, 1, 6)
 
@@ -36,6 +37,11 @@ class Day:
 def currency(symbol: str) -> str:
     """In which a stock is quoted: London's in pence."""
     return CURRENCIES[market_of(symbol)]
+
+
+def renamed(symbol: str) -> str:
+    """Today's name of a stock."""
+    return RENAMED.get(symbol, symbol)
 
 
 def price(world: World, symbol: str, at: datetime) -> float:

@@ -18,3 +18,13 @@ class Rejected(Exception):
 
 class Unlisted(Rejected):
     """The source answered that it has no such symbol: wrong from the start, renamed, or delisted."""
+
+
+class Renamed(Unlisted):
+    """The source answered for another symbol than the one that it was asked for: it has it under a new name."""
+
+    def __init__(self, message: str, source: str, name: str) -> None:
+        """`source` says that the symbol is called `name` now."""
+        super().__init__(message)
+        self.source = source
+        self.name = name

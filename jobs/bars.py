@@ -57,7 +57,10 @@ def _sync(what: str, due: Sequence[str], due_at: datetime, fetch: Callable[[str]
         try:
             history = fetch(symbol)
         except (Unavailable, Rejected) as failure:
-            stocks.failed({symbol: failure}, datetime.now(UTC))
+            with db.transaction():
+                if renamed := stocks.renamed({symbol: failure}):
+                    events.publish("stocks.renamed", {"symbols": renamed})
+                stocks.failed({symbol: failure}, datetime.now(UTC))
             counts["failed"] += 1
         else:
             for name, count in keep(symbol, history, datetime.now(UTC)).items():

@@ -16,7 +16,7 @@ from clients.alpha_vantage import ALPHA_VANTAGE
 from clients.prices import NotItsTurn
 from clients.providers import Provider
 from domain.bad_ticks import Neighbours
-from domain.failures import Rejected, Unavailable
+from domain.failures import Rejected, Renamed, Unavailable
 from domain.prices import CACHE_KEY, Price, doubt, snapshot
 from domain.stocks import Quote, quote_doubt, turns
 from models import bars, companies, prices, quarantine, sessions, stocks
@@ -33,7 +33,8 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     wanted, allotment = stocks.wanted(market, due_at), Allotment(market, due_at)
     sources = {link.provider.name: link.provider for w in wanted for link in clients.prices.chain(w.symbol, "stock")}
     due = turns(wanted, due_at, calls_of_day(sources.values(), due_at))
-    found, failed = clients.prices.fetch([{"symbol": s, "kind": "stock"} for s in due], afford=allotment)
+    names: dict[str, Renamed] = {}
+    found, failed = clients.prices.fetch([{"symbol": s, "kind": "stock"} for s in due], afford=allotment, renamed=names)
     failures = {symbol: failure for symbol, failure in failed.items() if not isinstance(failure, NotItsTurn)}
     asked = [symbol for symbol in due if symbol in failures or symbol not in failed]
     received_at = datetime.now(UTC)
@@ -42,7 +43,9 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
         stocks.asked("", asked, due_at)
         written, turned = stocks.record(seen, failures, received_at)
         stocks.known({quote.symbol for quote in seen}, received_at)
-        tell(turned, stocks.failed(failures, received_at), quarantine.keep(doubted, received_at))
+        renamed = stocks.renamed(names, seen)
+        unknown = [symbol for symbol in stocks.failed(failures, received_at) if symbol not in names]
+        tell(turned, unknown, renamed, quarantine.keep(doubted, received_at))
     show({quote["symbol"] for quote in written if quote["changed"]}, received_at)
     return {"asked": len(asked), "written": len(written), "failed": len(failures), "doubted": len(doubted)}
 
@@ -65,13 +68,17 @@ def judge(
     return seen, doubted
 
 
-def tell(turned: list[dict[str, Any]], unknown: list[str], doubted: list[dict[str, Any]]) -> None:
+def tell(
+    turned: list[dict[str, Any]], unknown: list[str], renamed: dict[str, str], doubted: list[dict[str, Any]]
+) -> None:
     """Facts, in the transaction of what they are about."""
     for state in {quote["state"] for quote in turned}:
         symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
         events.publish(f"prices.{state}", {"symbols": symbols})
     if unknown:
         events.publish("stocks.unknown", {"symbols": unknown})
+    if renamed:
+        events.publish("stocks.renamed", {"symbols": renamed})
     for row in doubted:
         events.publish("stocks.quarantined", row)
 

@@ -29,6 +29,8 @@ def up(migrator, db):
           asked_at timestamptz, bars_at timestamptz, fundamentals_at timestamptz, dividends_at timestamptz,
           splits_at timestamptz, looked_at timestamptz, checked_at timestamptz,  -- when each was last asked for
           known_at timestamptz, error text,
+          renamed_to text collate "C", renamed_by text,  -- its name now, as a source says
+          check ((renamed_to is null) = (renamed_by is null)),
           check ((state = 'unknown') = (refused > 0)),
           check (state <> 'listed' or known_at is not null)
         ) with (fillfactor = 50);

@@ -10,7 +10,7 @@ from typing import Any
 from peewee import BigIntegerField, BooleanField, CompositeKey, DecimalField, IntegerField, TextField
 
 import db
-from domain.failures import Unlisted
+from domain.failures import Renamed, Unlisted
 from domain.stocks import Quote, Wanted, ask_again_at, market_of, old_at
 from models import prices
 from models.fields import InstantField
@@ -52,7 +52,12 @@ class PortfolioItem(db.BaseModel):
 
 
 class Stock(db.BaseModel):
-    """A stock that we follow. `unknown`: no source has it (any more): it is wrong, renamed or delisted."""
+    """A stock that we follow. `unknown`: no source has it (any more): it is wrong, renamed or delisted.
+
+    Where a source answers for another symbol than the one that it was asked for, that is noted in `renamed_to`, and
+    nothing of the answer is kept. An operator then moves the symbol to that name, with all that stands under the old
+    one: watchlists, portfolios, alerts, prices, bars and candles.
+    """
 
     app_may = "select"
 
@@ -70,6 +75,8 @@ class Stock(db.BaseModel):
     checked_at = InstantField(null=True)  # its year of bars against the source's
     known_at = InstantField(null=True)  # when a source last had it
     error = TextField(null=True)
+    renamed_to = TextField(null=True)  # its name now, as a source says
+    renamed_by = TextField(null=True)  # which one
 
 
 class StockQuote(db.BaseModel):
@@ -258,6 +265,27 @@ def known(symbols: Collection[str], at: datetime) -> None:
     )
 
 
+def renamed(said: Mapping[str, Exception], quotes: Sequence[Quote] = ()) -> dict[str, str]:
+    """Note the new names that sources tell, and forget those of sources that have the old one again; what is news."""
+    claims = {symbol: claim for symbol, claim in said.items() if isinstance(claim, Renamed)}
+    db.rows(
+        """update stock s set renamed_to = null, renamed_by = null
+           from unnest(%s::text[], %s::text[]) as q(symbol, source)
+           where s.symbol = q.symbol and s.renamed_by = q.source""",
+        db.array(quote.symbol for quote in quotes),
+        db.array(quote.source for quote in quotes),
+    )
+    news = db.rows(
+        """update stock s set renamed_to = c.name, renamed_by = c.source
+           from unnest(%s::text[], %s::text[], %s::text[]) as c(symbol, name, source)
+           where s.symbol = c.symbol and s.renamed_to is distinct from c.name returning s.symbol, s.renamed_to""",
+        db.array(claims),
+        db.array(claim.name for claim in claims.values()),
+        db.array(claim.source for claim in claims.values()),
+    )
+    return dict(news)
+
+
 def failed(failures: Mapping[str, Exception], now: datetime) -> list[str]:
     """Note what went wrong. A symbol that no source has is asked for ever more rarely; those that are news."""
     if not failures:
@@ -286,6 +314,7 @@ def stocks(now: datetime) -> list[dict[str, Any]]:
     """Every stock that is followed: who wants it, its quote with its age, and what is wrong with it."""
     return db.maps(
         f"""select w.symbol, w.market, w.want, w.held, s.state, s.refused, s.ask_at, s.error, s.asked_at, s.known_at,
+                   s.renamed_to, s.renamed_by,
                    k.last, k.change, k.percent, k.open, k.high, k.low, k.previous_close, k.volume, k.bid, k.ask,
                    k.market_cap, k.currency, k.source, k.happened_at, k.received_at, t.now - k.happened_at as age,
                    case when q.stale_at <= t.now then 'stale' else q.state end as price_state,

@@ -41,7 +41,7 @@ class AlphaVantage(Api):
             return Response({"Information": USED_UP})
         self.spent[today] += 1
         self.last = request.now
-        function, symbol = request.query.get("function", ""), request.query.get("symbol", "")
+        function, symbol = request.query.get("function", ""), stocks.renamed(request.query.get("symbol", ""))
         if function == "EARNINGS_CALENDAR":
             return Response(_calendar(today), headers={"Content-Type": "application/x-download"})
         if not stocks.known(self.world, symbol) or market_of(symbol) != "XNYS":

@@ -40,7 +40,7 @@ class TwelveData(Api):
         how = {"/quote": self._quote, "/time_series": self._series}.get(request.path)
         if how is None:
             return self.error(404)
-        answers = {symbol: how(symbol, suffix, request) for symbol in symbols}
+        answers = {symbol: how(stocks.renamed(symbol), suffix, request) for symbol in symbols}
         used = {"api-credits-used": str(len(self.spent)), "api-credits-left": str(self.limit - len(self.spent))}
         return Response(answers if len(symbols) > 1 else answers[symbols[0]], headers=used)
 

@@ -1,7 +1,7 @@
 """Yahoo's /v8/finance/chart/{symbol}: shapes as recorded by clients; unofficial there, unofficial here.
 
-429 as plain text for whoever has no browser's User-Agent; 404 with chart.error for an unknown symbol;
-nulls in the arrays of bars.
+429 as plain text for whoever has no browser's User-Agent; 404 with chart.error for an unknown symbol; for a former name
+the chart of the new one; nulls in the arrays of bars.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Yahoo(Api):
     def answer(self, request: Request) -> Response:
         if "Mozilla/" not in request.headers.get("user-agent", ""):
             return self.error(429)
-        symbol = request.path.removeprefix("/v8/finance/chart/")
+        symbol = stocks.renamed(request.path.removeprefix("/v8/finance/chart/"))
         ours = _ours(symbol)
         tick = self._tick(ours, request.now) if ours and request.path.startswith("/v8/finance/chart/") else None
         if tick is None:

@@ -18,8 +18,11 @@ import clients.stocks
 import db
 from clients import alpha_vantage, fields, finnhub, gate, twelve_data, yahoo_stocks
 from clients.finnhub import FINNHUB
-from domain.failures import Rejected, Unavailable, Unlisted
+from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.stocks import Quote, market_of
+from jobs.bars import sync_daily_bars
+from jobs.stocks import sync_stock_prices
+from models import stocks
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/api"
 NOW = datetime.now(UTC)
@@ -295,3 +298,56 @@ def test_no_parser_raises_anything_but_ours(answer):
     ):
         with suppress(Rejected, Unavailable):
             parse()
+
+
+# --- an old name
+
+
+@pytest.mark.database
+@pytest.mark.parametrize(
+    "fetch", [yahoo_stocks.fetch_quotes, twelve_data.fetch_quotes, alpha_vantage.fetch_quotes, finnhub.fetch_quotes]
+)
+def test_an_answer_for_another_symbol_is_no_answer_and_tells_the_new_name(keys, database, fetch):
+    quotes, failures = fetch(["QQQQ"])
+    assert quotes == []
+    assert isinstance(failures["QQQQ"], Unlisted)
+    assert getattr(failures["QQQQ"], "name", None) == (None if fetch is finnhub.fetch_quotes else "QQQ")
+
+
+@pytest.mark.database
+@pytest.mark.parametrize("fetch", [yahoo_stocks.fetch_history, twelve_data.fetch_history, alpha_vantage.fetch_history])
+def test_the_days_of_another_symbol_are_not_those_that_were_asked_for(keys, database, fetch):
+    with pytest.raises(Renamed, match="not QQQQ"):
+        fetch("QQQQ", date(2026, 11, 2))
+
+
+@pytest.mark.database
+@pytest.mark.parametrize("fetch", [alpha_vantage.fetch_fundamentals, alpha_vantage.fetch_dividends])
+def test_the_figures_of_another_symbol_are_not_those_that_were_asked_for(keys, database, fetch):
+    with pytest.raises(Renamed, match="not QQQQ"):
+        fetch("QQQQ")
+
+
+@pytest.mark.database
+def test_a_market_of_their_own_suffix_keeps_it_in_the_new_name():
+    with pytest.raises(Renamed) as told:
+        twelve_data.parse_quote({"symbol": "NEW"}, "OLD.BK")
+    assert told.value.name == "NEW.BK"
+    with pytest.raises(Rejected) as told:
+        twelve_data.parse_quote({"symbol": "what is this?"}, "OLD.BK")
+    assert not isinstance(told.value, Unlisted)
+
+
+@pytest.mark.database
+def test_a_renamed_stock_is_noted_with_its_new_name_told_once_and_asked_for_more_rarely(keys, database):
+    ((user,),) = db.rows("insert into app_user (external_id) values ('u') returning id")
+    stocks.watch(user, ["QQQQ"])
+    assert sync_stock_prices("XNYS", due_at=NOW)["failed"] == 1
+    found = "select state, renamed_to, renamed_by, ask_at > now() from stock"
+    assert db.rows(found) == [("unknown", "QQQ", "yahoo", True)]
+    assert db.rows("select count(*) from tick") == [(0,)], "nothing of the answer is kept"
+    db.rows("update stock set ask_at = '-infinity', asked_at = null")
+    sync_daily_bars("XNYS", due_at=NOW)
+    assert db.rows("select count(*) from daily_bar") == [(0,)]
+    told = db.rows("select topic, payload from event where topic like 'stocks.%%'")
+    assert told == [("stocks.renamed", {"symbols": {"QQQQ": "QQQ"}})]

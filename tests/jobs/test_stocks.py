@@ -17,7 +17,7 @@ import config
 import db
 from clients import gate
 from clients.alpha_vantage import ALPHA_VANTAGE
-from domain.failures import Rejected, Unavailable, Unlisted
+from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.sessions import calendar, set_calendars
 from domain.stocks import Fundamentals, Quote, Report
 from jobs.stocks import sync_earnings_calendar, sync_fundamentals, sync_stock_prices
@@ -194,6 +194,27 @@ def test_a_symbol_that_nobody_knows_is_told_once_and_asked_for_ever_more_rarely(
     sources["yahoo"]["GONE"] = say("GONE", "5", at=OPEN + timedelta(days=5))
     run(OPEN + timedelta(days=5), clock)
     assert db.rows("select state, refused, error from stock") == [("listed", 0, None)]
+
+
+def test_a_new_name_is_noted_also_while_another_source_has_a_price_and_forgotten_when_the_old_one_is_back(
+    sources, clock, monkeypatch
+):
+    monkeypatch.setitem(vars(config.settings), "finnhub_key", "key")
+    watch("FB", user())
+    sources["yahoo"]["FB"] = Renamed("yahoo: symbol is 'META', not FB", "yahoo", "META")
+    for n in range(2):
+        at = OPEN + n * timedelta(minutes=1)
+        sources["finnhub"]["FB"] = say("FB", "200", at=at, source="finnhub")
+        assert run(at, clock)["written"] == 1
+    found = "select state, renamed_to, renamed_by from stock"
+    assert db.rows(found) == [("listed", "META", "yahoo")]
+    assert db.rows("select payload from event where topic = 'stocks.renamed'") == [({"symbols": {"FB": "META"}},)]
+    sources["yahoo"]["FB"] = Unavailable("yahoo: 503")
+    run(OPEN + timedelta(minutes=2), clock)
+    assert db.rows(found) == [("listed", "META", "yahoo")]
+    sources["yahoo"]["FB"] = say("FB", "201", at=OPEN + timedelta(minutes=3))
+    run(OPEN + timedelta(minutes=3), clock)
+    assert db.rows(found) == [("listed", None, None)]
 
 
 # --- bad ticks
