@@ -20,6 +20,7 @@ from domain.candles import INTERVALS
 from domain.prices import Price
 from jobs.candles import build_candles, prune_candles, verify_candles
 from models import buckets, candles, feeds, prices
+from models.events import LAST_ID, Position
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)  # a Monday
 
@@ -264,6 +265,77 @@ def test_more_trades_than_fit_into_one_transaction_are_built_in_several(monkeypa
     insert(prints)
     assert build()["trade"] == 50
     assert stored() == brute_force(prints)
+
+
+@pytest.fixture
+def looked_at(monkeypatch) -> list[int]:
+    """How many rows the statements that make candles went through: read, joined, or thrown away again."""
+    execute, found = db.database.execute_sql, []
+
+    def rows(node: dict) -> float:
+        thrown_away = sum(value for name, value in node.items() if name.startswith("Rows Removed"))
+        return (node["Actual Rows"] + thrown_away) * node["Actual Loops"] + sum(map(rows, node.get("Plans", ())))
+
+    def watched(sql, params=None):
+        if "touched as materialized" in sql:
+            with db.database.savepoint() as point:
+                explain = f"explain (analyze, timing off, format json) {sql}"
+                found.append(rows(execute(explain, params).fetchone()[0][0]["Plan"]))
+                point.rollback()
+        return execute(sql, params)
+
+    monkeypatch.setattr(db.database, "execute_sql", watched)
+    return found
+
+
+ROWS_EACH = 50  # of a trade or a bucket in one interval, on its way through all that is made of it
+SCATTERED, WEEKS = 2000, 4
+
+
+def scattered() -> list[int]:
+    """Seconds of some weeks."""
+    return Random(3).sample(range(WEEKS * 7 * 86400), SCATTERED)
+
+
+def test_of_trades_scattered_over_weeks_each_is_held_against_its_own_bucket_alone(looked_at):
+    prints = [Print("BTCUSDT", at(-n), Decimal(1 + n % 999), Decimal(1)) for n in scattered()]
+    insert(prints)
+    build()
+    assert stored() == brute_force(prints)
+    assert len(looked_at) > len(INTERVALS)
+    assert max(looked_at) < ROWS_EACH * SCATTERED
+
+
+def test_of_ticks_scattered_over_weeks_each_is_held_against_its_own_bucket_alone(looked_at):
+    db.rows(
+        """insert into tick (symbol, happened_at, received_at, price, source, fresh)
+           select 'BTCUSD', at, at, 97000, 'binance', true from unnest(%s::timestamptz[]) at""",
+        db.array(at(-n) for n in scattered()),
+    )
+    build()
+    assert sum(row[-1] for key, row in stored().items() if key[1] == "1M") == SCATTERED
+    assert len(looked_at) > len(INTERVALS)
+    assert max(looked_at) < ROWS_EACH * SCATTERED
+
+
+def test_however_many_trades_are_looked_at_none_is_held_against_all_corrections(looked_at):
+    seconds = scattered()
+    ids = insert(Print("BTCUSDT", at(-n), Decimal(100), Decimal(1)) for n in seconds)
+    for number, second in zip(ids[:200], seconds, strict=False):
+        trade(-second, 500, corrects=number)
+    db.rows("set work_mem = '64kB'")  # in which as many as a batch can have would not fit
+    db.rows("set hash_mem_multiplier = 1")
+    first, minutes = at(-WEEKS * 7 * 86400), WEEKS * 7 * 1440
+    every = buckets.Buckets(
+        db.array(["BTCUSDT"] * minutes), db.array(first + n * timedelta(minutes=1) for n in range(minutes)), first, NOW
+    )
+    with db.transaction():
+        buckets.rebuild(feeds.TRADE, every, Position(2**40, LAST_ID))
+    prints = [
+        Print("BTCUSDT", at(-n), Decimal(500 if place < 200 else 100), Decimal(1)) for place, n in enumerate(seconds)
+    ]
+    assert stored() == brute_force(prints)
+    assert max(looked_at) < ROWS_EACH * minutes
 
 
 def test_a_position_of_another_database_is_refused():
