@@ -106,7 +106,8 @@ def _bar_end(at: str) -> str:
 # What a value does to each watch in `hit`, then everything that follows. Whoever gets the row of the watch fires:
 # deleting it is what makes an alert fire once, and another frequency puts it back to wait for something else. The row
 # is found by its place, without an index; one that somebody else writes meanwhile is no longer there. What changes of
-# the alert stands in no index either. Names in JSON are in its own order, short ones first: nothing is left to sort.
+# the alert stands in no index either. JSON is made of whole rows, since a builder looks up the type of every name and
+# value again; names are in its own order, short ones first: nothing is left to sort.
 _FIRE = f"""
 aimed as materialized (
   select *, case
@@ -173,30 +174,34 @@ aimed as materialized (
   from (select alert_id from gone union all select alert_id from kept) w join aimed d using (alert_id)
        left join brushed b using (alert_id)
   where a.id = d.alert_id and a.status = 'active' and (d.outcome not in ('arm', 'turn') or b.touches > 0)
-  returning d.outcome, d.alert_id, a.trigger_count as number, d.user_id, d.subject, d.stream, d.value, d.previous,
-    d.happened_at, d.received_at, d.source, d.about, d.touches, case d.outcome when 'fire' then {_TITLE} end as title,
-    jsonb_build_object('bar', d.bar, 'band', trim_scale(d.target_band)::text, 'base', d.base, 'side', d.side,
-      'type', d.type, 'level', trim_scale(d.asked)::text, 'target', trim_scale(d.target)::text, 'measure', d.measure,
-      'version', {VERSION}, 'cooldown', extract(epoch from d.cooldown)::text, 'way_back', d.way_back::text,
-      'condition', d.condition, 'direction', d.asked_direction, 'frequency', d.frequency,
-      'base_value', trim_scale(d.base_value)::text) as rule,
-    jsonb_build_object('band', trim_scale(d.band)::text, 'level', trim_scale(d.level)::text,
-      'since', nullif(d.since, '-infinity'), 'fired_at', d.last_triggered_at, 'direction', d.direction) as waited
+  returning d.alert_id, d.outcome, a.trigger_count as number
 ), told as materialized (
-  select f.*, jsonb_build_object(
-           'rule', rule, 'about', about, 'value', trim_scale(value)::text, 'number', number, 'source', source,
-           'stream', stream, 'subject', subject, 'touches', touches, 'alert_id', alert_id, 'fired_at', now(),
-           'previous', trim_scale(previous)::text, 'trigger_id', id, 'happened_at', happened_at,
-           'received_at', received_at) as data
-  from (select nextval('alert_trigger_id_seq') as id, * from settled where outcome = 'fire') f
+  select f.*, to_jsonb(j) as data
+  from (
+    select nextval('alert_trigger_id_seq') as id, d.alert_id, s.number, d.user_id, d.subject, d.stream, d.value,
+           d.previous, d.happened_at, d.received_at, d.source, d.about, d.touches, {_TITLE} as title,
+           to_jsonb(r) as rule, to_jsonb(w) as waited
+    from settled s join aimed d using (alert_id) cross join lateral (
+      select d.bar, trim_scale(d.target_band)::text as band, d.base, d.side, d.type,
+             trim_scale(d.asked)::text as level, trim_scale(d.target)::text as target, d.measure, {VERSION} as version,
+             extract(epoch from d.cooldown)::text as cooldown, d.way_back::text as way_back, d.condition,
+             d.asked_direction as direction, d.frequency, trim_scale(d.base_value)::text as base_value) r
+      cross join lateral (
+      select trim_scale(d.band)::text as band, trim_scale(d.level)::text as level,
+             nullif(d.since, '-infinity') as since, d.last_triggered_at as fired_at, d.direction) w
+    where s.outcome = 'fire') f cross join lateral (
+    select f.rule, f.about, trim_scale(f.value)::text as value, f.number, f.source, f.stream, f.subject, f.touches,
+           f.alert_id, now() as fired_at, trim_scale(f.previous)::text as previous, f.id as trigger_id, f.happened_at,
+           f.received_at) j
 ), triggered as (
   insert into alert_trigger (id, alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at,
                              source, about, touches, rule, waited) overriding system value
   select id, alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at, source, about,
          touches, rule, waited from told
 ), braked as (
-  select user_id, subject, alert_id, number, subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
-  from settled where outcome = 'brake'
+  select d.user_id, alert_id, s.number, d.subject,
+         d.subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
+  from settled s join aimed d using (alert_id) where s.outcome = 'brake'
 ), noted as (
   insert into notification (user_id, kind, severity, subject, title, data, key)
   select user_id, 'alert', 'info', subject, title, data, 'trigger-' || id from told
@@ -205,9 +210,9 @@ aimed as materialized (
          'alert-paused-' || alert_id || '-' || number from braked
 ), published as (
   insert into event (topic, user_id, payload)
-  select 'alert.triggered', user_id, jsonb_build_object(
-           'title', title, 'value', data->'value', 'number', number, 'stream', stream, 'subject', subject,
-           'alert_id', alert_id, 'trigger_id', id, 'happened_at', happened_at) from told
+  select 'alert.triggered', t.user_id, to_jsonb(j) from told t cross join lateral (
+    select t.title, trim_scale(t.value)::text as value, t.number, t.stream, t.subject, t.alert_id, t.id as trigger_id,
+           t.happened_at) j
   union all
   select 'alert.paused', user_id, jsonb_build_object('alert_id', alert_id, 'title', title) from braked
 )
