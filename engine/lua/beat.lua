@@ -5,6 +5,7 @@
 -- is given the time to say so; and where this call was long on its way, others may be, too.
 -- Returns {what we are to the others, now (ms), JSON list of the dead}; we are 'known', 'dead' (our runs were given back),
 -- 'forgotten' (Redis lost its memory, or this is our first beat) or 'unlisted' (rq's own key of us is gone).
+room()
 local worker, limit, sent = ARGV[1], tonumber(ARGV[3]) * 1000, tonumber(ARGV[7])
 local standing = 'known'
 if call('DEL', 'nightdesk:dead:' .. worker) == 1 then standing = 'dead'

@@ -6,7 +6,6 @@ local RUNNING, WAITING, LIMITS = 'nightdesk:running:', 'nightdesk:waiting:', 'ni
 local FAILED_TTL = 86400 -- rq's failed registry is a one-day view; the dead letters are in PostgreSQL
 local LARGEST_PAYLOAD = 262144 -- bytes; the same figure stands in steps.py
 
-call('SET', 'nightdesk:room', '') -- a full server refuses here, before anything is half done
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000) -- ms, the one clock for what is due
 
@@ -23,6 +22,9 @@ local function iso(ms) -- as rq writes instants; civil date from days after H. H
   return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03d000Z', y, m, d,
     math.floor(rest / 3600000), math.floor(rest / 60000) % 60, math.floor(rest / 1000) % 60, rest % 1000)
 end
+
+-- A full server refuses here, before anything is half done: for steps whose first write it would let through.
+local function room() call('SET', 'nightdesk:room', '') end
 
 -- Since when somebody has been heard of without a gap (ms).
 local function pulse()
@@ -71,13 +73,22 @@ local function add_up()
   local fine, all = pcall(call, 'LRANGE', MEASURED, 0, -1)
   for _, measured in ipairs(fine and all or {}) do pcall(count, measured) end
   call('DEL', MEASURED)
-  for field, by in pairs(counts) do pcall(call, 'HINCRBY', METRICS, field, by) end
-  for field, by in pairs(sums) do pcall(call, 'HINCRBYFLOAT', METRICS, field, by) end
+  local fields, values = {}, {}
+  for field in pairs(counts) do fields[#fields + 1] = field end
+  for field, by in pairs(sums) do
+    fields[#fields + 1], counts[field] = field, by
+  end
+  if #fields == 0 then return end
+  local fine, had = pcall(call, 'HMGET', METRICS, unpack(fields))
+  for i, field in ipairs(fine and fields or {}) do
+    values[2 * i - 1], values[2 * i] = field, string.format('%.16g', (tonumber(had[i] or '') or 0) + counts[field])
+  end
+  if fine then call('HSET', METRICS, unpack(values)) end
 end
 
 local function measure(name, queue, failed, seconds, waited, late)
   local fine, many = pcall(call, 'RPUSH', MEASURED, cmsgpack.pack({name, queue, failed, seconds, waited, late}))
-  if not fine or many >= 64 then add_up() end -- else the next beat does
+  if not fine or many >= 256 then add_up() end -- else the next beat does
 end
 
 local function push(id, queue, front)

@@ -3,6 +3,7 @@
 -- changed it is due at `fresh`, the first due time from now on. What a release removed, schedulers of an older version,
 -- which still know it, do not add again.
 -- Returns JSON list of the ids that were added, changed or removed, and of {id, problem} of those that cannot be.
+room()
 local REMOVED = 'nightdesk:removed'
 local reconcile, touched, problems, wanted = ARGV[2] == 'reconcile', {}, {}, {}
 

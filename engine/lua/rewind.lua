@@ -1,6 +1,7 @@
 -- Scheduler: Redis's clock was set back, and entries would wait until it is where it was; or the sessions of a
 -- market are other ones than when the due times of its entries were found.
 -- ARGV[1]: JSON list of {id, due, version, to, again (whether due times come twice)}. Returns how many were moved.
+room()
 local moved = 0
 for _, e in ipairs(cjson.decode(ARGV[1])) do
   local key = ENTRY .. e.id

@@ -9,18 +9,30 @@
 local worker, finished, row, execution, number = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
 local worker_key = 'rq:worker:' .. worker
 local known, state = call('ZSCORE', WORKERS, worker), 'ok'
-local was = call('HMGET', worker_key, 'nd_call', 'state')
+local was = call('HMGET', worker_key, 'nd_call', 'state', 'total_working_time', 'successful_job_count')
 local last = known and tonumber(was[1] or '') or 0
 if number < last then return {'late', 0} end
 local repeated = number == last
-if known then call('HSET', worker_key, 'nd_call', ARGV[6]) end
+finished = finished ~= '' and not repeated and cjson.decode(finished)
+
+if known then -- rq's counts too, in this one write: a full server refuses it before anything is half done
+  local seconds, runs = tonumber(was[3] or '') or 0, tonumber(was[4] or '') or 0
+  if finished then
+    seconds = seconds + finished.seconds
+    if finished.outcome == 'ok' then runs = runs + 1 end
+  end
+  call('HSET', worker_key, 'nd_call', ARGV[6], 'total_working_time', string.format('%.6f', seconds),
+    'successful_job_count', string.format('%d', runs))
+else
+  room()
+end
 
 local function finish(f)
   local key = 'rq:job:' .. f.id
-  local exists = call('EXISTS', key) == 1
   if not drop_execution(worker, f.id, f.execution, f.queue) then
+    if f.outcome == 'ok' and known then call('HINCRBY', worker_key, 'successful_job_count', -1) end
     -- If nothing is known of the run, Redis lost its memory and nobody else has it.
-    if exists then state = 'fenced' elseif row ~= '' then record(row) end
+    if call('EXISTS', key) == 1 then state = 'fenced' elseif row ~= '' then record(row) end
     return
   end
   release(f.limits, f.id)
@@ -29,9 +41,7 @@ local function finish(f)
     local failed = f.outcome ~= 'ok' and f.outcome ~= 'yielded' and f.outcome ~= 'handed_back'
     measure(f.name, f.queue, failed, f.seconds, f.waited, f.late)
   end
-  call('HINCRBYFLOAT', worker_key, 'total_working_time', f.seconds)
   if f.outcome == 'ok' then
-    call('HINCRBY', worker_key, 'successful_job_count', 1)
     if tell_dependents(f.id) and f.ttl == 0 then f.ttl = 60 end -- they look at it once more
     if f.ttl == 0 then
       call('DEL', key)
@@ -43,7 +53,7 @@ local function finish(f)
     if f.result then result(f.id, '1', 'return_value', f.result, worker, f.ttl) end
   elseif f.outcome == 'failed' or f.outcome == 'refused' then
     bury(f.id, f.queue, worker, f.exc)
-  elseif exists then -- else another tool deleted it while it ran
+  elseif call('EXISTS', key) == 1 then -- else another tool deleted it while it ran
     if f.outcome == 'retried' then
       call('HSET', key, 'status', 'scheduled', 'nd_tries', f.tries)
       call('ZADD', 'rq:scheduled:' .. f.queue, (now + f.delay) / 1000, f.id)
@@ -55,48 +65,55 @@ local function finish(f)
   end
 end
 
-if finished ~= '' and not repeated then
-  local f = cjson.decode(finished)
-  local fine, problem = pcall(finish, f)
+if finished then
+  local fine, problem = pcall(finish, finished)
   if not fine then -- a key of its own is not what it should be: the run has ended and costs only itself
-    state = 'the end of ' .. f.id .. ' is recorded in part: ' .. reason_of(problem)
-    pcall(release, f.limits, f.id)
+    state = 'the end of ' .. finished.id .. ' is recorded in part: ' .. reason_of(problem)
+    pcall(release, finished.limits, finished.id)
     if row ~= '' then record(row) end
-    pcall(call, 'EXPIRE', 'rq:job:' .. f.id, FAILED_TTL)
+    pcall(call, 'EXPIRE', 'rq:job:' .. finished.id, FAILED_TTL)
   end
 end
 
 local function look(id) -- the job's fields as payload.py reads them, then its queue and its status; is it too large?
-  local key = 'rq:job:' .. id
-  local big = call('HSTRLEN', key, 'data') > LARGEST_PAYLOAD
-  return call('HMGET', key, big and '' or 'data', 'nd_due', 'nd_entry', 'nd_tries', 'nd_max', 'nd_limits', 'timeout',
+  local h = call('HMGET', 'rq:job:' .. id, 'data', 'nd_due', 'nd_entry', 'nd_tries', 'nd_max', 'nd_limits', 'timeout',
     'enqueued_at', 'created_at', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name', 'webhooks',
-    'retries_left', 'result_ttl', 'origin', 'status'), big and 1 or 0
+    'retries_left', 'result_ttl', 'origin', 'status', 'nd_attempt')
+  local big = #(h[1] or '') > LARGEST_PAYLOAD
+  if big then h[1] = '' end
+  return h, big and 1 or 0
 end
 
-local function answer(id, queue, attempt, h, big)
-  return {state, call('EXISTS', 'nightdesk:parents'), id, queue, now, attempt, big, h}
+-- One look for all that most often is not there: a run in hand, rq's suspension, dependents, retries and what
+-- `rq enqueue --schedule-in` left.
+local queues, lists = cjson.decode(ARGV[4]), {}
+local rare = {worker_key .. ':executions', 'rq:suspended', 'nightdesk:parents'}
+for i, queue in ipairs(queues) do
+  rare[#rare + 1] = 'rq:scheduled:' .. queue
+  lists[i] = 'rq:queue:' .. queue
 end
+lists[#lists + 1] = 'LEFT'
+rare = call('EXISTS', unpack(rare)) > 0
+
+local function parents() return rare and call('EXISTS', 'nightdesk:parents') or 0 end
+
+local function answer(id, queue, attempt, h, big) return {state, parents(), id, queue, now, attempt, big, h} end
 
 -- Nothing else can be in hand: an answer was lost on its way, or a work-horse died with its call still travelling.
-for _, member in ipairs(call('SMEMBERS', worker_key .. ':executions')) do
+for _, member in ipairs(rare and call('SMEMBERS', worker_key .. ':executions') or {}) do
   local id, held = string.match(member, '^(.*):([^:]*)$')
   if held == execution then
-    local queue, attempt = call('HGET', 'rq:execution:' .. member, 'queue'), call('HGET', 'rq:job:' .. id, 'nd_attempt')
-    return answer(id, queue, tonumber(attempt), look(id))
+    local h, big = look(id)
+    return answer(id, call('HGET', 'rq:execution:' .. member, 'queue'), tonumber(h[18]), h, big)
   end
   if not pcall(give_back, worker, member, 'lost', 'the answer that handed it out was lost', '', '') then
     call('SREM', worker_key .. ':executions', member)
   end
 end
 
-local queues = cjson.decode(ARGV[4])
-if #queues == 0 then return {state, call('EXISTS', 'nightdesk:parents')} end
+if #queues == 0 then return {state, parents()} end
 if not known then return {state == 'ok' and 'unknown' or state, 0} end
-local unusual = {'rq:suspended'} -- retries, and what `rq enqueue --schedule-in` left; most often there is none of it
-for _, queue in ipairs(queues) do unusual[#unusual + 1] = 'rq:scheduled:' .. queue end
-unusual = call('EXISTS', unpack(unusual)) > 0
-if unusual and call('EXISTS', 'rq:suspended') == 1 then return {state, 0} end
+if rare and call('EXISTS', 'rq:suspended') == 1 then return {state, 0} end
 
 local function free(limit) return call('ZCARD', RUNNING .. limit[1]) < limit[2] end
 
@@ -120,16 +137,17 @@ local ENDED = {finished = true, failed = true, stopped = true, canceled = true}
 local function start(id, queue)
   local key, member = 'rq:job:' .. id, id .. ':' .. execution
   local h, big = look(id)
-  local entry, limits, origin, status = h[3], h[6], h[16], h[17]
+  local entry, limits, origin, status, attempt = h[3], h[6], h[16], h[17], h[18] or '0'
   if not origin then return nil end -- deleted by another tool while it waited
   if ENDED[status] then return nil end -- queued twice: this is the second
   if status == 'started' and call('EXISTS', 'rq:executions:' .. id) == 1 then return nil end
   if #id > 200 or string.find(id, '[^%w%p ]') then error('its id is no plain text of at most 200 characters', 0) end
+  if #attempt > 9 or string.find(attempt, '%D') then error('nd_attempt is no number', 0) end
   if limits and limits ~= '' and full(cjson.decode(limits), id) then return nil end
   if entry and call('HGET', ENTRY .. entry, 'queued') == id then call('HDEL', ENTRY .. entry, 'queued') end
-  local attempt = call('HINCRBY', key, 'nd_attempt', 1)
+  attempt = tonumber(attempt) + 1
   local at = iso(now)
-  call('HSET', key, 'status', 'started', 'started_at', at, 'last_heartbeat', at, 'worker_name', worker)
+  call('HSET', key, 'status', 'started', 'started_at', at, 'last_heartbeat', at, 'worker_name', worker, 'nd_attempt', attempt)
   call('PERSIST', key)
   call('HSET', 'rq:execution:' .. member, 'id', execution, 'job_id', id, 'created_at', now / 1000, 'queue', queue,
     'last_heartbeat', now / 1000, 'worker_name', worker, 'limits', limits or '')
@@ -165,11 +183,12 @@ local function queue_due(queue)
   end
 end
 
-local function pop(queue)
-  if unusual then queue_due(queue) end
+local function pop() -- the first run of the highest queue that can be started
+  for _, queue in ipairs(rare and queues or {}) do queue_due(queue) end
   for _ = 1, 1000 do
-    local id = call('LPOP', 'rq:queue:' .. queue)
-    if not id then return nil end
+    local popped = call('LMPOP', #queues, unpack(lists))
+    if not popped then return nil end
+    local id, queue = popped[2][1], string.sub(popped[1], 10)
     local fine, started = pcall(start, id, queue)
     if not fine then
       refuse(id, queue, reason_of(started))
@@ -195,11 +214,9 @@ end
 
 for round = 1, 2 do
   if round == 2 and not woken() then break end
-  for _, queue in ipairs(queues) do
-    local started = pop(queue)
-    if started then return started end
-  end
+  local started = pop()
+  if started then return started end
 end
 if more and state == 'ok' then state = 'more' end
 if was[2] ~= 'idle' then call('HSET', worker_key, 'state', 'idle') end
-return {state, call('EXISTS', 'nightdesk:parents')}
+return {state, parents()}
