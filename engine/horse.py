@@ -53,6 +53,7 @@ class Horse:
         self.burst = burst
         self.max_jobs = max_jobs
         self.stopping = False
+        self.timeout = 0  # seconds, of the run in hand
         self.done = 0
         self.born = time.monotonic()
         self.flushed = 0.0
@@ -66,6 +67,7 @@ class Horse:
         """Until told to stop; what was finished last is written before the horse goes. True: another takes over."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGALRM, self._expire)
         random.seed()
         wake = self.redis.pubsub(ignore_subscribe_messages=True)
         patiently(lambda: wake.subscribe(steps.WAKE), outages.REDIS_AWAY, GONE, lambda: self.stopping)
@@ -214,10 +216,10 @@ class Horse:
 
     def _database_answers(self) -> bool:
         """A job starts on a connection that is known to work; without one it waits here and is handed back."""
-        from peewee import InterfaceError, OperationalError
-
         if time.monotonic() - self.last_query < 1.0 and not db.database.is_closed():
             return True
+        from peewee import InterfaceError, OperationalError
+
         away = (OperationalError, InterfaceError)
         if patiently(db.ping, outages.POSTGRESQL_AWAY, away, lambda: self.stopping) is None:
             return False
@@ -243,19 +245,19 @@ class Horse:
     @contextmanager
     def _limited_to(self, timeout: int) -> Iterator[None]:
         """Raise JobTimeoutException in the job after `timeout` seconds; the board tells the parent, for hangs in C."""
-        from rq.timeouts import JobTimeoutException
-
-        def expire(*_: object) -> None:
-            raise JobTimeoutException(f"ran longer than its time-out of {timeout} s")
-
+        self.timeout = timeout
         self.board.limit(timeout)
-        signal.signal(signal.SIGALRM, expire)
         signal.setitimer(signal.ITIMER_REAL, timeout)
         try:
             yield
         finally:
             self.board.limit(0)  # first: the alarm may still ring in the next line
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _expire(self, *_: object) -> None:
+        from rq.timeouts import JobTimeoutException
+
+        raise JobTimeoutException(f"ran longer than its time-out of {self.timeout} s")
 
     def _keep_house(self, *, at_once: bool = False) -> None:
         """History to PostgreSQL, and a look whether the schedule still moves; at most twice a second."""

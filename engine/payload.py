@@ -37,14 +37,10 @@ class Run:
     limits: str | None  # JSON; None when nobody has looked for limits yet
     timeout: int
     enqueued: str
+    enqueued_ms: int  # its start where that is unreadable
     hooks: bool  # callbacks or webhooks by name
     retries_left: int
     ttl: int
-
-    @property
-    def enqueued_ms(self) -> int:
-        """When it was enqueued, ms; its start where that is unreadable."""
-        return _milliseconds(self.enqueued) or self.started
 
     @property
     def scheduled(self) -> bool:
@@ -73,6 +69,7 @@ def read(reply: list[Any], execution: str) -> Run:
         limits=None if limits is None else _text(limits),
         timeout=_whole(timeout) or 0,
         enqueued=enqueued_text if enqueued_ms else "",
+        enqueued_ms=enqueued_ms or now,
         hooks=any(h[9:13]),
         retries_left=_whole(h[13]) or 0,
         ttl=ttl if (ttl := _whole(h[14])) is not None else RESULT_TTL if due else AD_HOC_TTL,
@@ -84,8 +81,10 @@ def _text(value: bytes | None) -> str:
 
 
 def _whole(value: bytes | None) -> int | None:
+    if not value:
+        return None
     try:
-        number = int(value or b"")
+        number = int(value)
     except ValueError:
         return None
     return number if abs(number) < 2**53 else None
@@ -93,7 +92,7 @@ def _whole(value: bytes | None) -> int | None:
 
 def _milliseconds(text: str) -> int | None:
     try:
-        return steps.milliseconds(datetime.fromisoformat(text).astimezone())
+        return steps.milliseconds(datetime.fromisoformat(text))  # without a zone it is this machine's
     except (ValueError, OverflowError):
         return None
 
