@@ -16,7 +16,8 @@ local function skip(entry, key, reason, first, last, count)
   call('HSET', key, 'skip_reason', reason, 'skip_first', first, 'skip_count', count, 'skip_line', line)
 end
 
-local made -- the run that this call is about to enqueue
+local made -- the run that is about to be enqueued
+local moved = {} -- next due times, each with its entry, as rq-scheduler's list takes them
 
 -- What does not change from run to run: copied, it costs half of being written. declare.lua drops it with each change.
 local function template(key, entry)
@@ -42,7 +43,8 @@ local function fire(e)
   local missed, run = e.missed ~= cjson.null and e.missed, e.run ~= cjson.null and e.run
   -- A scheduler whose idea of the time is wrong must not move an entry past what is due.
   if math.max(e.due, run or 0, missed and missed.last or 0) > now then return 'early' end
-  call('ZADD', SCHEDULED, e.next / 1000, e.id)
+  moved[#moved + 1] = e.next / 1000
+  moved[#moved + 1] = e.id
   if missed then skip(e.id, key, missed.reason, missed.first, missed.last, missed.count) end
   local why_not = run and unwanted(e.id, f[3], f[4], f[5])
   if why_not then skip(e.id, key, why_not, run, run, 1) end
@@ -63,11 +65,9 @@ local function fire(e)
   end
   made = job
   call('HSET', job, 'nd_due', e.run, 'created_at', at, 'enqueued_at', at)
-  call('RPUSH', 'rq:queue:' .. f[6], id)
   call('HSET', key, 'due', e.next, 'queued', id)
   if f[7] or missed then call('HDEL', key, 'skip_reason', 'skip_first', 'skip_count', 'skip_line') end
-  made = nil
-  return 'run', f[6]
+  return 'run', 'rq:queue:' .. f[6], id
 end
 
 -- A key is not what it should be: the entry is moved past the due time, if it can be, and that is recorded as failed.
@@ -81,15 +81,37 @@ local function failed(e, key)
 end
 
 local results, queues = {}, {}
+
+local function fail(i, e, problem) -- a poisoned key costs its own entry, not the others
+  pcall(failed, e, ENTRY .. e.id)
+  results[i] = 'error: ' .. reason_of(problem)
+end
+
 for i, e in ipairs(cjson.decode(ARGV[1])) do
   made = nil
-  local fine, outcome, queue = pcall(fire, e) -- a poisoned key costs its own entry, not the others
-  if not fine then pcall(failed, e, ENTRY .. e.id) end
-  results[i] = fine and outcome or ('error: ' .. reason_of(outcome))
-  if queue then queues[queue] = true end
+  local fine, outcome, queue, id = pcall(fire, e)
+  if not fine then fail(i, e, outcome) else results[i] = outcome end
+  if fine and queue then
+    queues[queue] = queues[queue] or {ids = {}, runs = {}}
+    table.insert(queues[queue].ids, id)
+    table.insert(queues[queue].runs, {i, e, made})
+  end
 end
-for queue in pairs(queues) do
-  call('SADD', 'rq:queues', 'rq:queue:' .. queue)
-  call('PUBLISH', WAKE, queue)
+
+local function in_portions(command, key, values) -- Lua passes some thousand arguments at the most
+  for i = 1, #values, 1000 do call(command, key, unpack(values, i, math.min(i + 999, #values))) end
+end
+
+in_portions('ZADD', SCHEDULED, moved)
+for queue, new in pairs(queues) do
+  local fine, problem = pcall(in_portions, 'RPUSH', queue, new.ids)
+  for _, run in ipairs(fine and {} or new.runs) do
+    made = run[3]
+    fail(run[1], run[2], problem)
+  end
+  if fine then
+    call('SADD', 'rq:queues', queue)
+    call('PUBLISH', WAKE, string.sub(queue, 10))
+  end
 end
 return cjson.encode({now = now, results = results})
