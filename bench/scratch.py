@@ -97,6 +97,12 @@ class Desk:
             db.rows("truncate run, skip, entry, event")
             db.rows("checkpoint")
 
+    def log_queue(self, on: bool) -> None:
+        """Whether Valkey appends what it does to a file, as `nightdesk up` has it do."""
+        redis = db.redis()
+        redis.config_set("appendonly", "yes" if on else "no")
+        wait_for(lambda: not redis.info("persistence")["aof_rewrite_in_progress"], 30)
+
     def end(self) -> None:
         """Stop everything and delete it."""
         self.stop(*self.processes)

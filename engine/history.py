@@ -41,13 +41,15 @@ class Keeper:
         self.redis = redis
         self.looked_at = 0.0
 
-    def keep(self) -> None:
-        """One round; what a server that is away prevents is left for the next second."""
+    def keep(self) -> bool:
+        """One round; what a server that is away prevents is left for the next second. Whether PostgreSQL took lines."""
         if db.database.in_transaction():
-            return  # a job's, between two of its batches: ours would end with it
+            return False  # a job's, between two of its batches: ours would end with it
+        written = 0
         try:
-            while write(self.redis) == BATCH:
-                pass
+            while (count := write(self.redis)) == BATCH:
+                written += count
+            written += count
             if time.monotonic() - self.looked_at > LOOK_EVERY:
                 self.looked_at = time.monotonic()
                 watch_schedule(self.redis)
@@ -56,6 +58,8 @@ class Keeper:
         except (DatabaseError, InterfaceError) as failure:
             outages.began(outages.SERVER_FULL if is_full(failure) else outages.POSTGRESQL_AWAY, failure)
             db.drop_unusable()
+            return False
+        return written > 0
 
 
 def line(row: dict[str, Any]) -> str:

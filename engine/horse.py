@@ -49,6 +49,7 @@ class Horse:
     def __init__(self, worker: str, queue_names: list[str], board: Board, *, burst: bool, max_jobs: int | None) -> None:
         self.worker = worker
         self.queues = queue_names
+        self.wanted = json.dumps(queue_names)  # as take.lua takes them
         self.board = board
         self.burst = burst
         self.max_jobs = max_jobs
@@ -75,7 +76,7 @@ class Horse:
         finished = NOTHING
         while True:
             old = self.old()
-            take = [] if self.stopping or old else self.queues
+            take = "[]" if self.stopping or old else self.wanted
             state, run = self._step(finished, take)
             finished = NOTHING
             if run:
@@ -84,7 +85,7 @@ class Horse:
                     self._keep_house()
             elif state == b"more":
                 continue
-            elif not take or (self.burst and state != b"unknown"):
+            elif take == "[]" or (self.burst and state != b"unknown"):
                 self._keep_house(at_once=True)
                 return old and not self.stopping
             else:
@@ -104,12 +105,12 @@ class Horse:
             return True
         return peak_mb() > settings.worker_memory_mb and resident_mb() > settings.worker_memory_mb
 
-    def _step(self, finished: tuple[str, str], take: list[str]) -> tuple[bytes, Run | None]:
+    def _step(self, finished: tuple[str, str], take: str) -> tuple[bytes, Run | None]:
         """take.lua, for as long as Redis is away; made again with its own number, it gives the same answer."""
         number = time.monotonic_ns() // 1000
         execution = f"{os.getpid():x}{number:x}"
         reply = patiently(
-            lambda: steps.step(self.line, "take", self.worker, *finished, json.dumps(take), execution, number),
+            lambda: steps.step(self.line, "take", self.worker, *finished, take, execution, number),
             outages.REDIS_AWAY,
             GONE,
             lambda: self.stopping and finished == NOTHING,
@@ -264,7 +265,8 @@ class Horse:
         if not at_once and time.monotonic() - self.flushed < FLUSH_EVERY / 2:
             return
         self.flushed = time.monotonic()
-        self.keeper.keep()
+        if self.keeper.keep():
+            self.last_query = self.flushed  # so long ago at the most, the database answered
 
     def _say(self, run: Run, path: str, outcome: Outcome, took: float) -> None:
         late = max(0, run.started - run.due)
