@@ -67,6 +67,9 @@ def redis_server() -> Iterator[Finding]:
     words = f"Redis's clock, which counts, is {offset * 1000:+.0f} ms from this machine's"
     yield warn_unless("clock", abs(offset) < 1, words, words)
     info = redis.info()
+    version = str(info.get("redis_version", "0"))
+    words = f"version {version}; 7 is the oldest supported"
+    yield wrong_unless("Redis", int(version.partition(".")[0]) >= 7, words, words)
     policy = info.get("maxmemory_policy", "unknown")
     yield wrong_unless(
         "eviction",
