@@ -2,11 +2,11 @@
 
 python -m bench.candles [--pairs 1000] [--before 2000000] [--trades 13300] [--rounds 9] [--peer 10]
 
-*build* is `models.buckets.build` from its first statement to its commit: finding the new trades, making the minutes
-that they touched anew, and all that is made of those. *floor* is to read the new trades and to write as many candles
-as changed, with numbers that are there already. *late* is a build of 1,000 trades spread over the time before, and
-*none* one without new trades. The peer is what most projects do: for each pair and interval one aggregate over the
-trades of the present bucket and one upsert, on `--peer` pairs; its time is scaled to all of them.
+*build* is `models.buckets.build` from its first statement to its commit: finding the new trades, and adding them to
+the candles. *floor* is to read the new trades and to write as many candles as changed, with numbers that are there
+already. *late* is a build of 1,000 trades spread over the time before, whose buckets are made anew, and *none* one
+without new trades. The peer is what most projects do: for each pair and interval one aggregate over the trades of the
+present bucket and one upsert, on `--peer` pairs; its time is scaled to all of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NAIVE = """
 insert into candle
 select %(symbol)s, %(interval)s, candle_start(%(interval)s, %(at)s), (array_agg(price order by traded_at, id))[1],
        max(price), min(price), (array_agg(price order by traded_at desc, id desc))[1], sum(quantity),
-       sum(price * quantity), count(*), max(received_at)
+       sum(price * quantity), count(*), max(received_at), max(traded_at)
 from trade where symbol = %(symbol)s and traded_at >= candle_start(%(interval)s, %(at)s)
   and traded_at < candle_end(%(interval)s, candle_start(%(interval)s, %(at)s))
 having count(*) > 0

@@ -146,18 +146,20 @@ def loading(first: datetime, days: int) -> Iterator[str]:
 # What a build makes of trades of which none is corrected.
 MINUTES = """
 insert into candle
-select symbol, '1m', starts_at, prices[1], high, low, prices[cardinality(prices)], volume, turnover, trades, known_at
+select symbol, '1m', starts_at, prices[1], high, low, prices[cardinality(prices)], volume, turnover, trades, known_at,
+       last_at
 from (
   select symbol, date_bin('1 minute', traded_at, timestamptz '2000-01-03 00:00Z') as starts_at,
          array_agg(price order by traded_at, id) as prices, max(price) as high, min(price) as low,
-         sum(quantity) as volume, sum(quantity * price) as turnover, count(*) as trades, max(received_at) as known_at
+         sum(quantity) as volume, sum(quantity * price) as turnover, count(*) as trades, max(received_at) as known_at,
+         max(traded_at) as last_at
   from trade group by 1, 2) t
 """
 HIGHER = """
 insert into candle
 select symbol, %(interval)s, candle_start(%(interval)s, starts_at), (array_agg(open order by starts_at))[1], max(high),
        min(low), (array_agg(close order by starts_at desc))[1], sum(volume), sum(quote_volume), sum(trades),
-       max(known_at)
+       max(known_at), max(last_at)
 from candle where "interval" = %(lower)s group by 1, 3
 """
 

@@ -49,6 +49,7 @@ def up(migrator, db):
           close numeric not null, volume numeric not null, quote_volume numeric not null,
           trades bigint not null check (trades > 0),  -- of a price's candle: how many ticks
           known_at timestamptz not null,  -- when we received the last that is in it
+          last_at timestamptz not null,  -- when the last that is in it happened
           primary key (symbol, "interval", starts_at),
           check (low > 0 and low <= open and low <= close and high >= open and high >= close),
           check (volume >= 0 and quote_volume >= 0),

@@ -1,4 +1,4 @@
-"""Building candles: the buckets that new trades or ticks touched, made anew in all nine intervals."""
+"""Building candles in all nine intervals: what comes in order is added, what is late or corrected made anew."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def build(feed: str, now: datetime) -> Iterator[Batch]:
 
 def _build_page(feed: str, start: Position) -> tuple[Batch, bool]:
     """One batch behind `start`, and whether there may be more."""
-    ((rows, xid, id_, symbols, starts, since, until, names, too_late, is_held_back),) = db.rows(
-        _PAGE[feed], str(start.xid), start.id, ROWS, feed
-    )
+    db.rows(_BY_KEY)
+    values = {"xid": str(start.xid), "id": start.id, "limit": ROWS, "intervals": list(INTERVALS)}
+    ((rows, xid, id_, names, added, too_late, is_held_back, *late),) = db.database.execute_sql(_ADD[feed], values)
     end = Position(xid, id_) if rows else start
-    changed = rebuild(feed, Buckets(symbols, starts, since, until), end) if symbols else 0
+    changed = added + (rebuild(feed, Buckets(*late), end) if late[0] else 0)
     if rows:
         events.move(f"build_candles.{feed}", end)
     is_full = rows == ROWS
@@ -66,32 +66,65 @@ def _build_page(feed: str, start: Position) -> tuple[Batch, bool]:
     return Batch(rows, names if changed else [], changed, too_late), is_full
 
 
-# `(xid, id)` behind the oldest open transaction: none that commits late is passed over.
-_PAGE = {
+_BY_KEY = "set local enable_seqscan = off"  # everything is found by key, also while there are no statistics yet
+
+_CORRECTED = """exists (select from trade x where x.symbol = t.symbol and x.traded_at >= t.starts_at
+                     and x.traded_at < t.starts_at + interval '1 minute' and x.corrects is not null)"""
+
+# What is new, by position: `(xid, id)` behind the oldest open transaction, so that none that commits late is passed
+# over. If all that is new of a symbol happened after all that its candles have, and nothing is corrected, it is added
+# to them; otherwise its minutes are late, and returned, to be made anew.
+_ADD = {
     feed: f"""
     with page as materialized (
-      select x.symbol, x.{column} as at, x.xid, x.id from {feed} x
-      where (x.xid, x.id) > (%s::text::xid8, %s) and x.xid < pg_snapshot_xmin(pg_current_snapshot())
-      order by x.xid, x.id limit %s
+      select x.symbol, x.{column} as at, x.xid, x.id, x.price, {quantity} as quantity, x.received_at from {feed} x
+      where (x.xid, x.id) > (%(xid)s::text::xid8, %(id)s) and x.xid < pg_snapshot_xmin(pg_current_snapshot())
+      order by x.xid, x.id limit %(limit)s
     ), touched as materialized (
       select p.symbol, date_bin('1 minute', p.at, timestamptz '2000-01-03 00:00Z') as starts_at,
-             p.at < f.kept_from as too_late, count(*) as number
-      from page p join candle_feed f on f.feed = %s {only} group by 1, 2, 3
-    ), fresh as (
-      select * from touched where not too_late
+             p.at < f.kept_from as too_late, array_agg(p.price order by p.at, p.id) as prices, max(p.price) as high,
+             min(p.price) as low, sum(p.quantity) as volume, sum(p.quantity * p.price) as quote_volume,
+             count(*) as trades, max(p.received_at) as known_at, min(p.at) as first_at, max(p.at) as last_at
+      from page p join candle_feed f on f.feed = '{feed}' {only} group by 1, 2, 3
+    ), fresh as materialized (
+      select t.*, prices[1] as open, prices[cardinality(prices)] as close, count(*) over of as minutes,
+             bool_or(t.first_at <= n.last_at or {corrected}) over of as is_late
+      from touched t left join lateral (select c.last_at from candle c where c.symbol = t.symbol and c."interval" = '1M'
+                                        order by c.starts_at desc limit 1) n on true
+      where not t.too_late window of as (partition by t.symbol)
+    ), news as materialized (
+      select symbol, i."interval", candle_start(i."interval", starts_at) as starts_at, open, high, low, close, volume,
+             quote_volume, trades, known_at, last_at
+      from fresh cross join unnest(%(intervals)s::text[]) as i("interval")
+      where is_late is not true and minutes = 1
+      union all
+      select symbol, i."interval", candle_start(i."interval", starts_at), (array_agg(open order by starts_at))[1],
+             max(high), min(low), (array_agg(close order by starts_at desc))[1], sum(volume), sum(quote_volume),
+             sum(trades)::bigint, max(known_at), max(last_at)
+      from fresh cross join unnest(%(intervals)s::text[]) as i("interval")
+      where is_late is not true and minutes > 1 group by 1, 2, 3
+    ), added as (
+      insert into candle as c (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades,
+                               known_at, last_at)
+      select * from news
+      on conflict (symbol, "interval", starts_at) do update
+      set high = greatest(c.high, excluded.high), low = least(c.low, excluded.low), close = excluded.close,
+          volume = c.volume + excluded.volume, quote_volume = c.quote_volume + excluded.quote_volume,
+          trades = c.trades + excluded.trades, known_at = greatest(c.known_at, excluded.known_at),
+          last_at = excluded.last_at
     )
     select (select count(*) from page), last.xid::text::bigint, last.id,
-           (select array_agg(symbol)::text from fresh), (select array_agg(starts_at)::text from fresh),
-           (select min(starts_at) from fresh), (select max(starts_at) + interval '1 minute' from fresh),
-           (select array_agg(distinct symbol::text) from fresh),
-           (select coalesce(sum(number), 0)::int from touched where too_late),
-           exists(select from {feed} x where x.xid >= pg_snapshot_xmin(pg_current_snapshot()))
-    from (select 1) one left join (select xid, id from page order by xid desc, id desc limit 1) last on true
+           (select array_agg(distinct symbol::text) from fresh), (select count(*) from news),
+           (select coalesce(sum(trades), 0)::int from touched where too_late),
+           exists(select from {feed} x where x.xid >= pg_snapshot_xmin(pg_current_snapshot())), late.*
+    from (select array_agg(symbol)::text, array_agg(starts_at)::text, min(starts_at),
+                 max(starts_at) + interval '1 minute' from fresh where is_late) late
+      left join (select xid, id from page order by xid desc, id desc limit 1) last on true
     """
-    for feed, column, only in (
-        (feeds.TRADE, "traded_at", ""),
+    for feed, column, quantity, only, corrected in (
+        (feeds.TRADE, "traded_at", "x.quantity", "", _CORRECTED),
         # What the exchange here trades has the candles of its trades.
-        (feeds.TICK, "happened_at", "where not exists (select from pair where pair.symbol = p.symbol)"),
+        (feeds.TICK, "happened_at", "0", "where not exists (select from pair where pair.symbol = p.symbol)", "false"),
     )
 }
 
@@ -155,7 +188,7 @@ _ALL_OF = {
 def _each_interval(feed: str, minutes: Buckets, end: Position, report: str) -> Iterator[list[tuple[Any, ...]]]:
     """Write what these minutes, and then what is made of them, should be; yields a report of what changed in each."""
     bounds = {"as_of": "infinity", "xid": str(end.xid), "id": end.id, **minutes._asdict()}
-    db.rows("set local enable_seqscan = off")  # everything is found by key, also while there are no statistics yet
+    db.rows(_BY_KEY)
     for interval, lower in (("1m", ""), *ROLL_UP):
         source = _FROM_RAW[feed] if interval == "1m" else _ROLL_UP
         values = {"interval": interval, "lower": lower, **bounds}
@@ -176,12 +209,13 @@ touched as materialized (
 
 _GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
   select symbol, starts_at, prices[1] as open, high, low, prices[cardinality(prices)] as close, volume, quote_volume,
-         trades, known_at
+         trades, known_at, last_at
   from (
     select symbol, starts_at, array_agg(price order by at, id) filter (where counts) as prices,
            max(price) filter (where counts) as high, min(price) filter (where counts) as low,
            sum(quantity) filter (where counts) as volume, sum(quantity * price) filter (where counts) as quote_volume,
-           count(*) filter (where counts) as trades, max(received_at) as known_at
+           count(*) filter (where counts) as trades, max(received_at) as known_at,
+           max(at) filter (where counts) as last_at
     from (select r.*, r.quantity <> 0 and c.corrects is null as counts
           from raw r left join raw c on c.corrects = r.id) r
     group by symbol, starts_at) b
@@ -217,11 +251,12 @@ _FROM_RAW = {
 
 _ROLL_UP = f"""{_TOUCHED}, built as materialized (
   select symbol, starts_at, opens[1] as open, high, low, closes[cardinality(closes)] as close, volume, quote_volume,
-         trades, known_at
+         trades, known_at, last_at
   from (
     select t.symbol, t.starts_at, array_agg(c.open order by c.starts_at) as opens, max(c.high) as high,
            min(c.low) as low, array_agg(c.close order by c.starts_at) as closes, sum(c.volume) as volume,
-           sum(c.quote_volume) as quote_volume, sum(c.trades)::bigint as trades, max(c.known_at) as known_at
+           sum(c.quote_volume) as quote_volume, sum(c.trades)::bigint as trades, max(c.known_at) as known_at,
+           max(c.last_at) as last_at
     from touched t cross join lateral (
       select * from candle c
       where c.symbol = t.symbol and c."interval" = %(lower)s and c.starts_at >= t.starts_at
@@ -233,22 +268,24 @@ _ROLL_UP = f"""{_TOUCHED}, built as materialized (
 # What is as it should be is not written: anti-join before the upsert. A bucket whose trades were cancelled goes.
 _WRITE = """
 with {built}, news as materialized (
-  select t.symbol, t.starts_at, b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at, c.place
+  select t.symbol, t.starts_at, b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at,
+         b.last_at, c.place
   from touched t left join built b using (symbol, starts_at) left join lateral (
     select c.ctid as place, c.* from candle c
     where c.symbol = t.symbol and c."interval" = %(interval)s and c.starts_at = t.starts_at limit 1) c on true
-  where (c.open, c.high, c.low, c.close, c.volume, c.quote_volume, c.trades, c.known_at) is distinct from
-        (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at)
+  where (c.open, c.high, c.low, c.close, c.volume, c.quote_volume, c.trades, c.known_at, c.last_at) is distinct from
+        (b.open, b.high, b.low, b.close, b.volume, b.quote_volume, b.trades, b.known_at, b.last_at)
 ), gone as (
   delete from candle where ctid = any(array(select place from news where open is null))
 ), mended as (
   update candle c
   set open = n.open, high = n.high, low = n.low, close = n.close, volume = n.volume,
-      quote_volume = n.quote_volume, trades = n.trades, known_at = n.known_at
+      quote_volume = n.quote_volume, trades = n.trades, known_at = n.known_at, last_at = n.last_at
   from news n where c.ctid = n.place and n.open is not null
 ), added as (
-  insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades, known_at)
-  select symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades, known_at
+  insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades, known_at,
+                      last_at)
+  select symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades, known_at, last_at
   from news where open is not null and place is null order by symbol, starts_at
 )
 select {report} from news
@@ -267,7 +304,7 @@ def as_of(symbol: str, interval: str, since: datetime, until: datetime, at: date
     values = {"interval": interval, "as_of": at, "xid": str(2**63), "id": events.LAST_ID, **found._asdict()}
     sql = f"""with {_FROM_RAW[feed]}
               select array_agg((symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades,
-                                known_at)::candle)::text from built"""
+                                known_at, last_at)::candle)::text from built"""
     ((made,),) = db.database.execute_sql(sql, values).fetchall()
     return made or "{}"
 

@@ -64,6 +64,7 @@ class Candle(db.BaseModel):
     quote_volume = DecimalField()
     trades = BigIntegerField()  # of a price's candle: how many ticks
     known_at = InstantField()  # when we received the last that is in it
+    last_at = InstantField()  # when the last that is in it happened
 
     class Meta:
         primary_key = CompositeKey("symbol", "interval", "starts_at")

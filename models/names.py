@@ -86,7 +86,7 @@ _JOIN = (
        where n.symbol = %(new)s and o.symbol = %(old)s and o.user_id = n.user_id""",
     """update candle n set open = o.open, high = greatest(n.high, o.high), low = least(n.low, o.low),
          volume = n.volume + o.volume, quote_volume = n.quote_volume + o.quote_volume, trades = n.trades + o.trades,
-         known_at = greatest(n.known_at, o.known_at)
+         known_at = greatest(n.known_at, o.known_at), last_at = greatest(n.last_at, o.last_at)
        from candle o where n.symbol = %(new)s and o.symbol = %(old)s
          and o."interval" = n."interval" and o.starts_at = n.starts_at""",
     "update outage set ended_at = now() where symbol = %(old)s and ended_at is null",  # it is asked for no more

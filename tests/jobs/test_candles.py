@@ -114,6 +114,39 @@ def test_a_late_trade_mends_exactly_its_buckets():
     assert candle("1M") == (100, 200, 90, 200, 3, 390, 3)
 
 
+def test_what_comes_in_order_is_added_to_what_is_there():
+    trade(0, 100), trade(2, 90, symbol="ETHUSDT")
+    build()
+    db.rows("delete from trade")
+    trade(30, 105), trade(59.5, 99), trade(61, 102), trade(2, 95, symbol="ETHUSDT")
+    assert build()["changed"] == 19
+    assert candle("1m") == (100, 105, 99, 99, 3, 304, 3)
+    assert candle("1m", 60) == (102, 102, 102, 102, 1, 102, 1)
+    assert {candle(interval) for interval in INTERVALS[1:]} == {(100, 105, 99, 102, 4, 406, 4)}
+    assert candle("1M", symbol="ETHUSDT") == (95, 95, 95, 95, 1, 95, 1), "of one instant: made anew"
+
+
+def test_a_trade_that_was_cancelled_from_before_its_own_position_is_never_counted(monkeypatch):
+    from psycopg2 import connect
+
+    monkeypatch.setattr(buckets, "ROWS", 1)
+    other = connect(**db.database.connect_params, dbname=db.database.database)
+    try:
+        cursor = other.cursor()
+        cursor.execute("insert into asset (code, scale) values ('XYZ', 2)")
+        number = trade(0, 100)
+        cursor.execute(
+            """insert into trade (symbol, traded_at, price, quantity, side, corrects)
+               values ('BTCUSDT', %s, 100, 0, 'buy', %s)""",
+            (at(0), number),
+        )
+        other.commit()
+    finally:
+        other.close()
+    assert build()["trade"] == 2
+    assert stored() == {}
+
+
 def test_a_correction_mends_its_buckets_and_a_cancelled_trade_is_gone_from_all_nine():
     first, second = trade(0, 100), trade(20, 500)
     build()
@@ -181,21 +214,23 @@ TRADES = st.lists(
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(TRADES, st.randoms(use_true_random=False))
-def test_candles_equal_brute_force_whatever_the_order_of_arrival(exchange, trades, random):
+@given(TRADES, st.booleans(), st.randoms(use_true_random=False))
+def test_candles_equal_brute_force_whatever_the_order_of_arrival(exchange, trades, in_order, random):
     db.rows("delete from trade"), db.rows("delete from candle")
     prints = [
         Print(symbol, at(seconds) + timedelta(microseconds=n), Decimal(price) / 10, Decimal(quantity) / 100)
         for n, (symbol, seconds, price, quantity) in enumerate(trades)
     ]
-    arriving = list(prints)
-    random.shuffle(arriving)
+    arriving = sorted(prints, key=lambda row: row.at)
+    if not in_order:
+        random.shuffle(arriving)
     while arriving:
         count = random.randint(1, len(arriving))
         insert(arriving[:count])
         del arriving[:count]
         build()
     assert stored() == brute_force(prints)
+    assert buckets.mend(feeds.TRADE, at(-86400), at(86400 * 41)) == [], "made anew they are the same"
     volumes = db.rows(
         'select symbol, "interval", sum(volume), sum(quote_volume), sum(trades) from candle group by 1, 2'
     )
@@ -298,22 +333,32 @@ def scattered() -> list[int]:
 
 
 def test_of_trades_scattered_over_weeks_each_is_held_against_its_own_bucket_alone(looked_at):
-    prints = [Print("BTCUSDT", at(-n), Decimal(1 + n % 999), Decimal(1)) for n in scattered()]
-    insert(prints)
-    build()
+    prints = [Print("BTCUSDT", at(-n), Decimal(1 + n % 999), Decimal(1)) for n in [-1, *scattered()]]
+    insert(prints[:1]), build()  # the others are late
+    insert(prints[1:]), build()
     assert stored() == brute_force(prints)
     assert len(looked_at) > len(INTERVALS)
     assert max(looked_at) < ROWS_EACH * SCATTERED
 
 
+def test_of_trades_scattered_over_weeks_that_come_in_order_each_is_added_to_its_own_buckets_alone(looked_at):
+    prints = [Print("BTCUSDT", at(-n), Decimal(1 + n % 999), Decimal(1)) for n in scattered()]
+    insert(prints)
+    build()
+    assert stored() == brute_force(prints)
+    assert len(looked_at) == len(feeds.FEEDS), "one statement each"
+    assert max(looked_at) < ROWS_EACH * len(INTERVALS) * SCATTERED
+
+
 def test_of_ticks_scattered_over_weeks_each_is_held_against_its_own_bucket_alone(looked_at):
+    tick(1, 97000), build()  # the others are late
     db.rows(
         """insert into tick (symbol, happened_at, received_at, price, source, fresh)
            select 'BTCUSD', at, at, 97000, 'binance', true from unnest(%s::timestamptz[]) at""",
         db.array(at(-n) for n in scattered()),
     )
     build()
-    assert sum(row[-1] for key, row in stored().items() if key[1] == "1M") == SCATTERED
+    assert sum(row[-1] for key, row in stored().items() if key[1] == "1M") == SCATTERED + 1
     assert len(looked_at) > len(INTERVALS)
     assert max(looked_at) < ROWS_EACH * SCATTERED
 
@@ -499,7 +544,7 @@ def test_candles_that_were_deleted_or_spoilt_or_made_up_are_mended_and_listed():
     db.rows("update candle set volume = volume + 1 where symbol = 'ETHUSDT' and \"interval\" = '4h'")
     taken = {starts_at for _, interval, starts_at in whole if interval == "5m"}
     free = next(at(-300 * n) for n in range(1, 200) if at(-300 * n) not in taken)
-    db.rows("insert into candle select 'BTCUSDT', '5m', %s, 1, 1, 1, 1, 1, 1, 1, now()", free)
+    db.rows("insert into candle select 'BTCUSDT', '5m', %s, 1, 1, 1, 1, 1, 1, 1, now(), now()", free)
     counts = verify_candles(due_at=NOW)
     assert stored() == whole
     assert (counts["missing"], counts["too many"]) == (37, 1)

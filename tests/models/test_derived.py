@@ -126,9 +126,9 @@ def test_readings_are_dropped_by_age():
 def candle(symbol: str, ends_at: datetime, close: float, volume: float = 0) -> None:
     db.rows(
         """insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades,
-                               known_at)
-           values (%s, '1h', %s, %s, %s, %s, %s, %s, 0, 1, %s)""",
-        *(symbol, ends_at - HOUR, close, close + 1, close - 1, close, volume, ends_at),
+                               known_at, last_at)
+           values (%s, '1h', %s, %s, %s, %s, %s, %s, 0, 1, %s, %s)""",
+        *(symbol, ends_at - HOUR, close, close + 1, close - 1, close, volume, ends_at, ends_at),
     )
 
 
