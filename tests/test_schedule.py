@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from redis.exceptions import ResponseError
 from rq_scheduler import Scheduler as StockScheduler
 
 import config
@@ -210,6 +211,38 @@ def test_a_key_that_is_not_what_it_should_be_costs_its_own_entry_and_says_why(sc
         made.look()
         made._turn()
     assert len([run for run in waiting(redis) if run.startswith("fine-b")]) == 4
+
+
+@pytest.mark.parametrize("key", [steps.SCHEDULED, "rq:queues"])
+def test_a_list_of_other_tools_that_is_none_costs_no_run(scheduler, redis, key):
+    made = scheduler(entry(job=work.batched), entry())
+    set_due(redis, "fine", 1), set_due(redis, "batched", 1)
+    made.look()
+    redis.delete(key)
+    redis.set(key, "a text")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        made.fire(list(made.states.values()))
+    assert [len(waiting(redis, queue)) for queue in ("low", "default")] == [1, 1]
+    made.look()
+    assert min(state.due_at for state in made.states.values()) > made.now()
+
+
+@pytest.mark.parametrize("many", [1001, 5000])
+def test_any_number_of_entries_that_are_due_together_is_enqueued_in_one_step(redis, many):
+    names = [f"e{number}" for number in range(many)]
+    with redis.pipeline(transaction=False) as pipe:
+        for name in names:
+            fields = {"due": 1, "version": 1, "overlap": "skip", "queue": "low" if name < "e2" else "default"}
+            pipe.hset(steps.ENTRY + name, mapping=fields | {"data": "[]", "tries": 1, "limits": "", "timeout": 9})
+            pipe.hset(steps.ENTRY + name, "description", "d")
+        pipe.execute()
+    redis.zadd("nightdesk:running:entry:e7", {"its run of before": 1})
+    orders = [{"id": name, "due": 1, "version": 1, "next": 2, "run": 1, "missed": None} for name in names]
+    assert steps.fire(redis, json.dumps(orders))["results"] == ["skip" if name == "e7" else "run" for name in names]
+    assert waiting(redis, "low") == [f"{name}-1" for name in names if name < "e2"]
+    assert waiting(redis, "default") == [f"{name}-1" for name in names if name >= "e2" and name != "e7"]
+    assert redis.zcount(steps.SCHEDULED, 0.002, 0.002) == many
+    assert steps.fire(redis, json.dumps(orders))["results"] == [2] * many  # a second scheduler
 
 
 def test_a_cadence_that_has_no_due_time_any_more_costs_its_own_entry(scheduler, redis, caplog):

@@ -107,16 +107,15 @@ local function in_portions(command, key, values) -- Lua passes some thousand arg
   for i = 1, #values, 1000 do call(command, key, unpack(values, i, math.min(i + 999, #values))) end
 end
 
-in_portions('ZADD', SCHEDULED, moved)
 for queue, new in pairs(queues) do
   local fine, problem = pcall(in_portions, 'RPUSH', queue, new.ids)
   for _, run in ipairs(fine and {} or new.runs) do
     made = run[3]
     fail(run[1], run[2], problem)
   end
-  if fine then
-    call('SADD', 'rq:queues', queue)
-    call('PUBLISH', WAKE, string.sub(queue, 10))
-  end
+  if fine then call('PUBLISH', WAKE, string.sub(queue, 10)) else queues[queue] = nil end
 end
+-- Last what other tools list: if that is not what it should be, the scheduler says so, and every run is in its queue.
+for queue in pairs(queues) do call('SADD', 'rq:queues', queue) end
+in_portions('ZADD', SCHEDULED, moved)
 return cjson.encode({now = now, results = results})
