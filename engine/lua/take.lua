@@ -104,7 +104,8 @@ for _, member in ipairs(rare and call('SMEMBERS', worker_key .. ':executions') o
   local id, held = string.match(member, '^(.*):([^:]*)$')
   if held == execution then
     local h, big = look(id)
-    return answer(id, call('HGET', 'rq:execution:' .. member, 'queue'), tonumber(h[18]), h, big)
+    if h[16] then return answer(id, call('HGET', 'rq:execution:' .. member, 'queue'), tonumber(h[18]), h, big) end
+    -- Else another tool has deleted it since.
   end
   if not pcall(give_back, worker, member, 'lost', 'the answer that handed it out was lost', '', '') then
     call('SREM', worker_key .. ':executions', member)
@@ -184,7 +185,10 @@ local function queue_due(queue)
 end
 
 local function pop() -- the first run of the highest queue that can be started
-  for _, queue in ipairs(rare and queues or {}) do queue_due(queue) end
+  for _, queue in ipairs(rare and queues or {}) do
+    local fine, problem = pcall(queue_due, queue)
+    if not fine and state == 'ok' then state = 'what is due again in ' .. queue .. ' waits: ' .. reason_of(problem) end
+  end
   for _ = 1, 1000 do
     local popped = call('LMPOP', #queues, unpack(lists))
     if not popped then return nil end

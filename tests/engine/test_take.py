@@ -32,6 +32,15 @@ def test_queues_are_served_in_strict_priority(redis):
     assert take(redis, execution="z", finished=end("in-default", "y"))[1] == "in-low"
 
 
+def test_a_retry_that_is_due_in_a_higher_queue_goes_before_what_waits_in_a_lower_one(redis):
+    beat(redis)
+    run = put(redis, "fine", queue="critical")
+    take(redis, execution="x")
+    take(redis, finished=end(run, "x", "retried", queue="critical"), queues=[])
+    put(redis, "fine"), put(redis, "fine", queue="low")
+    assert take(redis)[1] == run
+
+
 def test_a_call_whose_answer_was_lost_gets_the_same_run_again(redis):
     beat(redis)
     run, other = put(redis, "fine"), put(redis, "fine")
@@ -39,6 +48,16 @@ def test_a_call_whose_answer_was_lost_gets_the_same_run_again(redis):
     assert take(redis, execution="x", number=2001) == ("ok", run)
     assert waiting(redis) == [other]
     assert redis.hget(f"rq:job:{run}", "nd_attempt") == b"1"
+
+
+def test_a_run_that_was_deleted_before_its_lost_answer_came_again_leaves_nothing_behind(redis):
+    beat(redis)
+    run, other = put(redis, "fine", limits=[["api", 1]]), put(redis, "fine")
+    assert take(redis, execution="x", number=2011) == ("ok", run)
+    redis.delete(f"rq:job:{run}")
+    assert take(redis, execution="x", number=2011) == ("ok", other)
+    assert [member.decode() for member in redis.smembers("rq:worker:w:executions")] == [f"{other}:x"]
+    assert not redis.exists("nightdesk:running:api")
 
 
 def test_what_was_finished_in_a_call_whose_answer_was_lost_is_finished_once(redis):
@@ -154,6 +173,15 @@ def test_a_key_that_is_not_what_it_should_be_costs_only_its_own_run(redis):
     assert redis.smembers("rq:worker:w:executions") == {
         member for member in redis.smembers("rq:worker:w:executions") if member.startswith(run.encode())
     }
+
+
+def test_retries_that_cannot_be_read_hold_up_no_other_queue(redis):
+    beat(redis)
+    redis.set("rq:scheduled:low", "a text")
+    run = put(redis, "fine", queue="critical")
+    state, got = take(redis)
+    assert got == run
+    assert state.startswith("what is due again in low waits: WRONGTYPE")
 
 
 def test_an_end_that_can_be_written_only_in_part_costs_only_its_own_run(redis):
@@ -509,3 +537,61 @@ def test_a_measurement_that_cannot_be_read_costs_no_other(redis):
     assert take(redis, finished=end(run, "x")) == ("ok", None)
     assert beat(redis) == ("known", [])
     assert redis.hget("nightdesk:metrics", "worker_runs_total|e") == b"1"
+
+
+def test_what_a_thousand_runs_measured_is_added_up_to_the_last(redis):
+    beat(redis)
+    redis.hset("nightdesk:metrics", "worker_runs_total|e", 10**14)
+    last = None
+    for _ in range(1000):
+        run = put(redis, "fine")
+        take(redis, finished=last and end(last, "x", seconds=0.001, waited=0.3), execution="x")
+        last = run
+    take(redis, finished=end(last, "x", "failed", seconds=0.5, waited=2), queues=[])
+    beat(redis)
+    told = {field.decode(): float(value) for field, value in redis.hgetall("nightdesk:metrics").items()}
+    assert told["worker_duration_seconds|e|sum"] == pytest.approx(1.499, abs=1e-9)
+    assert told["queue_latency_seconds|default|sum"] == pytest.approx(301.7, abs=1e-9)
+    assert {field: count for field, count in told.items() if not field.endswith("sum")} == {
+        "worker_runs_total|e": 10**14 + 1000, "worker_errors_total|e": 1,
+        "worker_duration_seconds|e|0.005": 999, "worker_duration_seconds|e|0.5": 1,
+        "queue_latency_seconds|default|0.5": 999, "queue_latency_seconds|default|2.5": 1,
+    }  # fmt: skip
+    assert redis.hmget("rq:worker:w", "total_working_time", "successful_job_count") == [b"1.499000", b"999"]
+
+
+# --- a server that takes no writes
+
+
+@pytest.mark.parametrize("why", ["maxmemory", "min-replicas-to-write"])
+def test_no_step_is_half_done_where_nothing_can_be_written(redis, why):
+    limits = [["api", 1]]
+    run, due, entry = put(redis, "fine", limits=limits), put(redis, "fine"), "nightdesk:entry:e"
+    beat(redis)
+    take(redis, execution="x")
+    redis.zadd("rq:scheduled:default", {due: 1})
+    redis.sadd("nightdesk:parents", "p")
+    redis.set("nightdesk:dead:w", 1)
+    redis.zadd("nightdesk:running:held", {"by-nobody": 1})
+    redis.hset(entry, mapping={"due": 1, "version": 1, "overlap": "skip", "queue": "low", "data": "[]"})
+    order = {"id": "e", "due": 1, "version": 1, "next": 2, "run": 1, "missed": None, "to": 2, "again": False}
+    before = {key: redis.dump(key) for key in redis.scan_iter()}
+    steps_that_write = (
+        lambda: take(redis, finished=end(run, "x", limits=limits)),
+        lambda: take(redis, "stranger", finished=end(run, "x")),
+        lambda: take(redis, queues=[]),
+        lambda: beat(redis),
+        lambda: steps.rescue(redis, "w", "silent"),
+        lambda: steps.fire(redis, json.dumps([order])),
+        lambda: steps.declare(redis, [], reconcile=True),
+        lambda: steps.step(redis, "rewind", json.dumps([order])),
+        lambda: steps.step(redis, "sweep", "nightdesk:running:held"),
+    )
+    redis.config_set(why, 1)
+    try:
+        for step in steps_that_write:
+            with pytest.raises(RedisGone, match="takes no writes"):
+                step()
+            assert {key: redis.dump(key) for key in redis.scan_iter()} == before
+    finally:
+        redis.config_set(why, 0)
