@@ -265,6 +265,7 @@ class Horse:
         if not at_once and time.monotonic() - self.flushed < FLUSH_EVERY / 2:
             return
         self.flushed = time.monotonic()
+        signal.signal(signal.SIGALRM, self._expire)  # a job may have put its own there
         if self.keeper.keep():
             self.last_query = self.flushed  # so long ago at the most, the database answered
 

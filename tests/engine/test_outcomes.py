@@ -94,6 +94,14 @@ def test_a_run_that_takes_too_long_is_stopped_and_tried_again(database, redis):
     assert "time-out of 1 s" in rows(run)[0]["error"]
 
 
+def test_a_job_that_takes_the_alarm_for_itself_costs_the_next_ones_no_time_out(database, redis, monkeypatch):
+    monkeypatch.setattr(horse, "FLUSH_EVERY", 0.0)
+    put(redis, "rude")
+    run = put(redis, "slow", timeout=1, tries=1)
+    work(redis)
+    assert "time-out of 1 s" in rows(run)[0]["error"]
+
+
 @pytest.mark.parametrize("kind", ["list", "text", "key"])
 def test_an_answer_that_is_no_count_is_a_bug_and_costs_only_itself(database, redis, kind):
     run, other = put(redis, "wrong_answer", kind), put(redis, "fine")

@@ -91,6 +91,12 @@ def slow(path=None, *, due_at):
     time.sleep(20)
 
 
+@job(DEFAULT)
+def rude(*, due_at):
+    """Leave a signal to itself that others need."""
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
 @job(DEFAULT, timeout=1, tries=1)
 def deaf(path, *, due_at):
     """Hang in C, where no signal of Python's is heard."""
