@@ -9,7 +9,7 @@ from playhouse.migrations import Runner
 
 import db
 from config import ROOT
-from models import sessions
+from models import clusters, sessions
 
 LOCK = 6_207_150_001  # one release at a time
 
@@ -29,6 +29,8 @@ def migrate() -> None:
         click.echo(f"schedule: {', '.join(touched)}" if touched else "the schedule is up to date")
         if sessions.missing(datetime.now(UTC).date()):
             click.echo(f"sessions: {look_up_sessions('release')} is queued")
+        for text in clusters.notice():
+            click.echo(text)
 
 
 def grant() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import db
 from engine import outages
-from models import sessions
+from models import clusters, sessions
 
 READ_EVERY, PATIENCE = 60.0, 6.0  # seconds between two readings, and for one that somebody waits for
 
@@ -58,7 +58,7 @@ class Overrides:
 
         try:
             with db.database.connection_context():
-                self._warn(sessions.remember())
+                self._warn([*sessions.remember(), *clusters.notice()])
                 self.rows = {row["name"]: row for row in db.maps("select * from entry")}
             self.failed = False
             outages.ended(outages.POSTGRESQL_AWAY)
@@ -66,9 +66,9 @@ class Overrides:
             self.failed = True
             outages.began(outages.POSTGRESQL_AWAY, failure)
 
-    def _warn(self, missing: list[str]) -> None:
-        """Say what is missing of the sessions, once: entries go on by the regular week."""
-        for text in missing:
+    def _warn(self, texts: list[str]) -> None:
+        """Say once what is missing of the sessions, though entries go on by the regular week, and what stands still."""
+        for text in texts:
             if text not in self.warned:
                 log.warning(text)
-        self.warned = missing
+        self.warned = texts

@@ -14,12 +14,19 @@ from models.events import CLUSTER, FLOOR, FOREIGN, LAST_ID
 
 # Every table whose rows have a position, in the order in which transactions write them: the facts, then their events.
 STREAMS = ("trade", "tick", "reading", "event")
+NOTICE = "this database was restored from another cluster's backup: {} stand still until `nightdesk restore` was run"
 PATIENCE = "10s"  # for those who are writing: whoever comes later waits behind us
 
 
 def foreign() -> list[str]:
     """The readers whose positions are of another cluster."""
     return [reader for (reader,) in db.rows(f"select reader from reader_position f where {FOREIGN} order by reader")]
+
+
+def notice() -> list[str]:
+    """What is to be said at a start where `settle` has not been called since the backup was read in."""
+    readers = foreign()
+    return [NOTICE.format(", ".join(readers))] if readers else []
 
 
 def settle() -> list[dict[str, Any]]:

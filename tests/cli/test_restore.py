@@ -7,7 +7,9 @@ import pytest
 
 import config
 import db
+from engine.overrides import Overrides
 from models import clusters, events, orders
+from scheduler import Scheduler
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +46,18 @@ def test_while_somebody_writes_nothing_is_done(call, monkeypatch):
     assert "nothing was done" in call("restore", code=1).output
     writer.close()
     assert clusters.foreign()
+
+
+def test_the_release_step_and_a_scheduler_that_starts_name_the_command_until_it_was_run(call, redis, caplog):
+    notice = "tell_expired stand still until `nightdesk restore` was run"
+    assert notice in call("migrate").output
+    for _ in range(2):
+        Scheduler(()).look()
+    overrides = Overrides()
+    overrides.read(at_once=True), overrides.read(at_once=True)
+    assert caplog.text.count(notice) == 3, "by each scheduler once"
+    call("restore")
+    caplog.clear()
+    overrides.read(at_once=True)
+    assert notice not in caplog.text
+    assert notice not in call("migrate").output
