@@ -73,7 +73,7 @@ def nightdesk() -> None:
 
 
 def main() -> None:
-    """Run the command; a wrong setting or a server that is away is one line, not a traceback."""
+    """Run the command; a wrong setting, or a server that is away or empty, is one line, not a traceback."""
     try:
         nightdesk(prog_name="nightdesk")
     except SystemExit as end:
@@ -81,6 +81,8 @@ def main() -> None:
             _fail(end.code, 2)
         raise
     except Exception as error:
+        if _is_unmigrated(error):
+            _fail(f"{str(error).splitlines()[0]} in the database: run `nightdesk migrate`", 1)
         if not _is_outage(error):
             raise
         _fail(f"{' '.join(str(error).split())} (is `./nightdesk up` running, or DATABASE_URL and REDIS_URL right?)", 1)
@@ -95,6 +97,10 @@ def _is_outage(error: Exception) -> bool:
         "TimeoutError",
         "AuthenticationError",
     }
+
+
+def _is_unmigrated(error: Exception) -> bool:
+    return getattr(error.__context__, "pgcode", None) == "42P01"  # a table is missing
 
 
 def _fail(message: str, code: int) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+import config
+import db
 from cli import processes, servers
 from config import dotenv
 
@@ -243,3 +245,16 @@ def test_a_database_that_is_away_is_one_line(nightdesk):
     assert done.returncode == 1
     assert done.stderr.startswith("nightdesk: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_without_our_tables_is_one_line_that_names_the_command(nightdesk, database):
+    db.rows("create database bare")
+    try:
+        url = config.settings.database_url.rpartition("/")[0] + "/bare"
+        for command in ("restore", "status"):
+            done = nightdesk(command, DATABASE_URL=url)
+            assert done.returncode == 1
+            assert done.stderr.endswith("does not exist in the database: run `nightdesk migrate`\n")
+            assert "Traceback" not in done.stderr
+    finally:
+        db.rows("drop database bare")
