@@ -4,7 +4,8 @@ python -m bench.chaos_candles [--trades 1000000] [--kills 20] [--seconds 3600] [
 
 *random*: `--trades` trades of 20 pairs over 40 days come in random order, 5 % later than all others, one in 200 is
 corrected or cancelled, while two processes that build candles and tickers over and over are killed -9, one at a time,
-at random moments, and replaced. *tape*: the same with recorded trades of IBM, SPY and XRPETH, whose minutes are then
+at random moments, and replaced. *in order*: as many come in the order in which they happen, 5 % of them up to a day
+late. *tape*: the same with recorded trades of IBM, SPY and XRPETH, whose minutes are then
 compared with bars that others made of them. Promised: every candle of all nine intervals equals brute force, and the
 sums of volume, turnover and trades are equal at every level. *hour*: the recorded trades of a crypto exchange are
 replayed second by second; promised is that the ticker equals brute force in each of them.
@@ -70,12 +71,22 @@ def on_tape() -> Iterator[Print]:
         yield from tape.recorded(path, path.name.partition("_")[0], "price", "size")
 
 
-def campaign(desk: scratch.Desk, prints: list[Print], kills: int, dice: random.Random) -> list[Print]:
-    """Let the trades come while builders are killed; returns those that count in the end."""
+def in_any_order(prints: list[Print], dice: random.Random) -> list[Print]:
+    """5 % come later than all others."""
     arriving = list(prints)
     dice.shuffle(arriving)
     late = set(dice.sample(prints, len(prints) // 20))
-    arriving = [row for row in arriving if row not in late] + [row for row in arriving if row in late]
+    return [row for row in arriving if row not in late] + [row for row in arriving if row in late]
+
+
+def as_they_happen(prints: list[Print], dice: random.Random) -> list[Print]:
+    """5 % come up to a day late."""
+    late = {row: DAY * dice.random() for row in dice.sample(prints, len(prints) // 20)}
+    return sorted(prints, key=lambda row: row.at + late.get(row, timedelta()))
+
+
+def campaign(desk: scratch.Desk, arriving: list[Print], kills: int, dice: random.Random) -> list[Print]:
+    """Let the trades come while builders are killed; returns those that count in the end."""
     pieces = [arriving[n : n + PIECE] for n in range(0, len(arriving), PIECE)]
     deaths = sorted(dice.choices(range(len(pieces)), k=kills))
     command = ("python", "-m", "bench.chaos_candles", "--build")
@@ -183,11 +194,13 @@ def main() -> int:
     shares = (1.0, 1.0)
     with scratch.started(fsync=False) as desk, db.database.connection_context():
         tape.follow([*(f"P{n}" for n in range(20)), "IBM", "SPY", "XRPETH"])
-        prints = campaign(desk, made_up(arguments.trades, dice), arguments.kills, dice)
-        wrong["random"] = wrong_candles(prints)
+        for name, arrival in (("random", in_any_order), ("in order", as_they_happen)):
+            db.rows("truncate trade, candle, ticker")
+            prints = campaign(desk, arrival(made_up(arguments.trades, dice), dice), arguments.kills, dice)
+            wrong[name] = wrong_candles(prints)
         if not arguments.no_tape and DATA.is_dir():
             db.rows("truncate trade, candle, ticker")
-            prints = campaign(desk, list(on_tape()), arguments.kills, dice)
+            prints = campaign(desk, in_any_order(list(on_tape()), dice), arguments.kills, dice)
             wrong["tape"] = wrong_candles(prints)
             wrong |= whole_tape()
             shares = agreement()
