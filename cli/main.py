@@ -100,7 +100,9 @@ def _is_outage(error: Exception) -> bool:
 
 
 def _is_unmigrated(error: Exception) -> bool:
-    return getattr(error.__context__, "pgcode", None) == "42P01"  # a table is missing
+    from engine.outcome import sqlstate
+
+    return sqlstate(error) == "42P01"  # a table is missing
 
 
 def _fail(message: str, code: int) -> None:

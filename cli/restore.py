@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 from peewee import OperationalError
-from psycopg2.errors import LockNotAvailable
 
 import db
 from cli.dead import who_option
 from cli.output import json_option, show
+from engine.outcome import sqlstate
 from models import clusters, runs
 
 COLUMNS = {"what": "what", "rows": "rows", "was": "was", "now": "is now"}
@@ -36,7 +36,7 @@ def restore(who: str, as_json: bool) -> None:
             if done:
                 runs.audit(who, "restore", "positions", None, done)
     except OperationalError as failure:
-        if not isinstance(failure.__context__, LockNotAvailable):
+        if sqlstate(failure) != "55P03":  # a lock is not available
             raise
         message = (
             f"a transaction that writes trades, prices or events is open for {clusters.PATIENCE}: nothing was done"
