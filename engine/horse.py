@@ -39,6 +39,7 @@ FLUSH_EVERY = 1.0  # seconds between writes of run history, at the most
 
 GONE = (RedisGone, RedisSlow)
 NOTHING = ("", "")  # is finished
+NO_QUEUE = "[]"  # to take from
 
 log = logging.getLogger("nightdesk.run")
 
@@ -76,7 +77,7 @@ class Horse:
         finished = NOTHING
         while True:
             old = self.old()
-            take = "[]" if self.stopping or old else self.wanted
+            take = NO_QUEUE if self.stopping or old else self.wanted
             state, run = self._step(finished, take)
             finished = NOTHING
             if run:
@@ -85,7 +86,7 @@ class Horse:
                     self._keep_house()
             elif state == b"more":
                 continue
-            elif take == "[]" or (self.burst and state != b"unknown"):
+            elif take == NO_QUEUE or (self.burst and state != b"unknown"):
                 self._keep_house(at_once=True)
                 return old and not self.stopping
             else:

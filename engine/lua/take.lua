@@ -5,7 +5,7 @@
 -- Returns {state, 1 if dependents wait for someone to enqueue them, and, if there is a run: job id, queue, now,
 -- attempt, 1 if its payload is too large, fields of the job}; state is 'ok', 'fenced' when the run was taken from us,
 -- 'unknown' when the worker must beat first, 'more' when none of the first thousand could be started but others wait,
--- 'late', or what went wrong while finishing.
+-- 'late', or what went wrong while finishing, or while looking for retries.
 local worker, finished, row, execution, number = ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
 local worker_key = 'rq:worker:' .. worker
 local known, state = call('ZSCORE', WORKERS, worker), 'ok'
