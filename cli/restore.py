@@ -27,8 +27,7 @@ def restore(who: str, as_json: bool) -> None:
     Read the backup in (pg_restore, psql), call this once, and the next runs go on: what had been dealt with stays so,
     everything else is dealt with once, and so is what has been written here since. It is one transaction, and whoever
     writes trades or prices waits for it: minutes, where millions of rows came. Where this cluster has counted further
-    than the other had, and after an upgrade by pg_upgrade, it only notes whose the positions are now. Called again it
-    changes nothing.
+    than the other had, it only notes whose the positions are now. Called again it changes nothing.
     """
     try:
         with db.database.connection_context(), db.transaction():
