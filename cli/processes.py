@@ -46,12 +46,13 @@ def identity(pid: int) -> str:
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return "" if state == "Z" else f"{boot} {fields[18]}"
+        threads, started = fields[16], fields[18]  # a main thread that has ended is a zombie while others still write
+        return "" if state == "Z" and int(threads) <= 1 else f"{boot} {started}"
     except OSError:
         if _libc:  # Linux: then the process is gone
             return ""
-    started = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
-    return started.stdout.strip()
+    listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+    return listed.stdout.strip()
 
 
 def remember(folder: Path, name: str, pid: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
 import psycopg2
@@ -13,6 +14,7 @@ from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
 from cli import processes, servers
+from tests.engine.desk import until
 
 
 @pytest.fixture
@@ -146,6 +148,18 @@ def test_a_process_that_only_has_the_noted_id_is_left_alone(start, tmp_path):
     (tmp_path / "worker.pid").write_text(f"{innocent.pid} another-boot 123")
     assert processes.stop_leftovers(tmp_path) == []
     assert innocent.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows it as a zombie")
+def test_a_process_whose_main_thread_has_ended_still_runs(start):
+    ends_first = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    half = start(sys.executable, "-c", ends_first + "ctypes.CDLL(None).pthread_exit(None)")
+    until(lambda: ") Z " in Path(f"/proc/{half.pid}/stat").read_text(), 10)
+    assert half.poll() is None
+    assert processes.identity(half.pid)
+    half.kill()
+    half.wait()
+    assert not processes.identity(half.pid)
 
 
 def mode_and_owner(folder):
