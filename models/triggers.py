@@ -107,7 +107,8 @@ def _bar_end(at: str) -> str:
 # deleting it is what makes an alert fire once, and another frequency puts it back to wait for something else. The row
 # is found by its place, without an index; one that somebody else writes meanwhile is no longer there. What changes of
 # the alert stands in no index either. JSON is made of whole rows, since a builder looks up the type of every name and
-# value again; names are in its own order, short ones first: nothing is left to sort.
+# value again; names are in its own order, short ones first: nothing is left to sort. A brake is told without a key, as
+# an alert that is taken up while its storm lasts is braked again without having fired between.
 _FIRE = f"""
 aimed as materialized (
   select *, case
@@ -199,15 +200,14 @@ aimed as materialized (
   select id, alert_id, number, user_id, subject, stream, value, previous, happened_at, received_at, source, about,
          touches, rule, waited from told
 ), braked as (
-  select d.user_id, alert_id, s.number, d.subject,
-         d.subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
+  select d.user_id, alert_id, d.subject, d.subject || ': alert ' || alert_id || ' is paused, ' || {_STORM} as title
   from settled s join aimed d using (alert_id) where s.outcome = 'brake'
 ), noted as (
   insert into notification (user_id, kind, severity, subject, title, data, key)
   select user_id, 'alert', 'info', subject, title, data, 'trigger-' || id from told
   union all
   select user_id, 'alert', 'warning', subject, title, jsonb_build_object('alert_id', alert_id, 'details', '[]'::jsonb),
-         'alert-paused-' || alert_id || '-' || number from braked
+         null from braked
 ), published as (
   insert into event (topic, user_id, payload)
   select 'alert.triggered', t.user_id, to_jsonb(j) from told t cross join lateral (

@@ -243,6 +243,28 @@ def test_a_storm_pauses_the_alert_and_tells_its_owner():
     assert check() == 1
 
 
+def test_an_alert_that_is_taken_up_in_its_storm_is_paused_and_told_again_and_stops_nobody():
+    from models.adoption import adopt
+
+    read(0, 2)
+    swings, holds = [
+        add("X", "odds", condition, 3, direction=way, frequency="every", cooldown=timedelta(seconds=1))
+        for condition, way in (("crosses", "either"), ("above", None))
+    ]
+    other = add("X", "odds", "above", 9)
+    for second in range(1, 70):
+        read(second, 4 if second % 2 else 2)
+    check()
+    assert db.rows("select status from alert order by id") == [("paused",), ("paused",), ("active",)]
+    db.rows("update alert set status = 'new' where status = 'paused'")
+    assert adopt(at(70)) == (2, 0, 0), "what holds would fire at once, and is paused again"
+    read(71, 2), read(72, 4), read(73, 10)
+    assert check() == 1
+    assert dict(db.rows("select id, status from alert")) == {swings: "paused", holds: "paused", other: "triggered"}
+    told = sorted(title for title in titles() if "paused" in title)
+    assert told == sorted(2 * [f"X: alert {n} is paused, more than 15 times in 3 minutes" for n in (swings, holds)])
+
+
 def test_what_the_app_pauses_or_removes_by_itself_fires_nothing_and_can_be_taken_up():
     read(0, 2)
     paused, removed = add("X", "odds", "above", 3), add("X", "odds", "above", 3)
