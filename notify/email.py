@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -132,12 +133,11 @@ def _connection() -> SMTP:
 def compose(target: str, message: Message) -> EmailMessage:
     """The mail, as text and as HTML. Its Message-ID is made from the message's key: a repeat has the same one."""
     from email.message import EmailMessage
-    from email.policy import SMTP
     from email.utils import format_datetime, parseaddr
 
     if not re.fullmatch(config.ADDRESS, target):
         raise Rejected(f"smtp: {target!r:.100} is no mail address")
-    mail = EmailMessage(policy=SMTP)
+    mail = EmailMessage(policy=_policy())
     place = parseaddr(config.settings.mail_from)[1].rpartition("@")[2]
     mail["From"] = config.settings.mail_from
     mail["To"] = target
@@ -158,6 +158,22 @@ def compose(target: str, message: Message) -> EmailMessage:
         marked_up: Any = mail.get_body(("html",))
         marked_up.add_related(sparkline(line.series), "image", "png", cid=f"<{content_id}>", disposition="inline")
     return mail
+
+
+@cache
+def _policy() -> Any:
+    """How a mail is written; a link in a header stays one word, however long it is."""
+    from email.headerregistry import HeaderRegistry, UnstructuredHeader
+    from email.policy import SMTP
+
+    class Link(UnstructuredHeader):
+        def fold(self: Any, *, policy: Any) -> str:  # the one inherited makes of 76 characters what is no link
+            return f"{self.name}: {self}{policy.linesep}"
+
+    headers: Any = HeaderRegistry()
+    headers.map_to_type("list-unsubscribe", Link)
+    headers.map_to_type("content-id", Link)
+    return SMTP.clone(header_factory=headers)
 
 
 def _words(error: Exception) -> str:

@@ -18,6 +18,7 @@ class MailServer:
 
     def __init__(self, password: str | None = None) -> None:
         self.mails: list[EmailMessage] = []
+        self.raw: list[bytes] = []
         self.connections = 0
         self.answers: dict[str, list[str]] = {}
         self.hang_up_after_data = 0
@@ -60,6 +61,7 @@ class MailServer:
     async def handle_DATA(self, server, session, envelope):  # noqa: N802
         answer = self._answer("DATA")
         if answer.startswith("2"):
+            self.raw.append(envelope.content)
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         if self.hang_up_after_data:
             self.hang_up_after_data -= 1

@@ -97,6 +97,18 @@ def test_whoever_reads_a_mail_can_end_it_with_one_click():
     assert link in mail.get_body(("plain",)).get_content()
 
 
+def test_links_in_headers_are_not_folded_or_encoded_however_long_they_are(server, monkeypatch):
+    place = "notifications.of-a-company-with-a-long-name.example.com"
+    use(monkeypatch, server.url, mail_from=f"Nightdesk <nightdesk@{place}>")
+    link = f"https://{place}/unsubscribe/1.email.alert.{'5a34' * 16}"
+    lines = (Line("BTCUSD", "+2 %", (1, 3, 2)),)
+    send("email", "ann@example.com", dataclasses.replace(MESSAGE, unsubscribe=link, lines=lines))
+    sent = server.raw[0].splitlines()
+    assert f"List-Unsubscribe: <{link}>".encode() in sent
+    assert f"Content-ID: <1.0d9c@{place}>".encode() in sent
+    assert f"Message-ID: <0d9c@{place}>".encode() in sent
+
+
 @pytest.mark.parametrize(
     "target",
     ["", "ann", "ann@", "@example.com", "a@b.c\r\nBcc: e@x.y", "a@b.c, e@x.y", "A <a@b.c>",
