@@ -104,9 +104,11 @@ def schedule() -> Iterator[Finding]:
     words = f"{stock} runs beside ours and would enqueue everything a second time: stop it"
     yield wrong_unless("stock rqscheduler", not stock, "none beside ours", words)
     workers = state.workers(redis)
-    silent = [worker.name for worker in workers if worker.silent * 1000 > state.WORKER_MS]
+    silent = [worker.name for worker in workers if not worker.is_alive]
     words = f"{len(workers) - len(silent)} alive" + (f", silent: {', '.join(silent)}" if silent else "")
     yield wrong_unless("workers", len(workers) > len(silent), words, f"{words}: start one, see Procfile")
+    obstacles = "; ".join(f"{found.what}: {found.remedy}" for found in state.obstacles(redis))
+    yield wrong_unless("work", not obstacles, "nothing keeps the workers from it", obstacles)
 
 
 def stock_schedulers() -> list[str]:

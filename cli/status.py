@@ -64,6 +64,7 @@ def page(data: dict[str, Any]) -> Any:
     parts: list[Any] = [
         Text(line, style="bold red" if stopped else "bold green"),
         Text(people, style="red" if not alive or silent else ""),
+        *(Text(f"{o['what']}: {o['remedy']}", style="bold red") for o in data["obstacles"]),
         table("Entries", ENTRY_COLUMNS, data["entries"]),
         table("Prices", QUOTE_COLUMNS, quotes),
         table("Queues", QUEUE_COLUMNS, data["queues"]),

@@ -69,7 +69,8 @@ def _workers(snapshot: dict[str, Any]) -> list[Problem]:
     silent = [w["name"] for w in workers if w["bad"]]
     if len(silent) == len(workers):
         return [Problem("no worker is alive", "runs wait in the queues until one starts", "#workers")]
-    return [Problem("a worker is silent", name, "#workers") for name in silent]
+    stand = [Problem(o["what"], o["remedy"], "#workers") for o in snapshot["obstacles"]]
+    return [*stand, *(Problem("a worker is silent", name, "#workers") for name in silent)]
 
 
 def _jobs(snapshot: dict[str, Any]) -> list[Problem]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rq.suspension import suspend
 
 import db
 from cli.main import nightdesk as command
@@ -105,9 +106,15 @@ def test_status_says_in_red_that_the_schedule_has_stopped(call: Callable[..., Re
     assert json.loads(call("status", "--json").output)["schedule_behind_s"] > 15
 
 
+def test_status_names_what_keeps_the_workers_from_their_work(call: Callable[..., Result]) -> None:
+    suspend(db.redis())
+    assert "the work is suspended: no run is taken before `rq resume`" in call("status").output
+
+
 def test_doctor_names_what_is_wrong_and_its_remedy(call: Callable[..., Result]) -> None:
     db.redis().config_set("maxmemory-policy", "allkeys-lru")
     db.redis().hset("rq:scheduler_instance:stock", "birth", "1")
+    suspend(db.redis())
     with db.database.connection_context():
         db.rows("drop index event_position")
     try:
@@ -119,6 +126,7 @@ def test_doctor_names_what_is_wrong_and_its_remedy(call: Callable[..., Result]) 
     assert "noeviction" in found["eviction"]["says"]
     assert "python scheduler.py" in found["scheduler"]["says"]
     assert found["stock rqscheduler"]["bad"]
+    assert "rq resume" in found["work"]["says"]
     assert found["indexes"]["says"] == "missing or invalid: event_position"
 
 

@@ -218,7 +218,8 @@ def test_while_redis_is_away_the_page_says_so_and_then_comes_back(site: Site, va
 def snapshot(**changes: Any) -> dict[str, Any]:
     well: dict[str, Any] = {
         "schedule_moves": True, "schedule_behind_s": 0.0, "schedulers": [{"name": "s"}],
-        "workers": [{"name": "w", "bad": False}], "entries": [], "quotes": [], "providers": [], "dead": [],
+        "workers": [{"name": "w", "bad": False}], "obstacles": [],
+        "entries": [], "quotes": [], "providers": [], "dead": [],
         "delivery": {"off": False, "resting": []}, "deposits": {"chains": [], "pauses": []},
     }  # fmt: skip
     return {**well, **changes}
@@ -233,6 +234,7 @@ def test_all_is_well_when_nothing_is_wrong() -> None:
     ("changes", "says"),
     [
         ({"workers": []}, "no worker is alive"),
+        ({"obstacles": [{"what": "the work is suspended", "remedy": "say `rq resume`"}]}, "the work is suspended"),
         ({"workers": [{"name": "w", "bad": False}, {"name": "x", "bad": True}]}, "a worker is silent"),
         ({"quotes": [{"symbol": "BTCUSD", "state": "stale", "error": None, "reason": "old"}]}, "1 price stale"),
         ({"providers": [{"name": "yahoo", "bad": True, "off": None, "error": "503", "breaker": "open"}]},
