@@ -227,10 +227,7 @@ class Scheduler(RqScheduler):
         wanted = {entry.id: entry for entry in [*missing, *changed, *unlisted]}
         if not wanted:
             return []
-        now = self.now()
-        touched = steps.declare(
-            self.connection, [entries.declaration(e, overrides.get(e.id, {}), now) for e in wanted.values()]
-        )
+        touched = steps.declare(self.connection, entries.declarations(wanted.values(), overrides, self.now()))
         if touched:
             log.info("scheduler=%s declared %s", self.name, " ".join(touched))
         return touched

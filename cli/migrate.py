@@ -62,8 +62,7 @@ def reconcile() -> list[str]:
 
     sessions.remember()
     overrides = {row["name"]: row for row in db.maps("select * from entry")}
-    now = datetime.now(UTC)
-    wanted = [entries.declaration(entry, overrides.get(entry.id, {}), now) for entry in SCHEDULE]
+    wanted = entries.declarations(SCHEDULE, overrides, datetime.now(UTC))
     return steps.declare(db.redis(), wanted, reconcile=True)
 
 

@@ -87,12 +87,21 @@ def _find(name: str) -> entries.Entry:
     raise click.ClickException(f"no schedule entry {name!r}: one of {', '.join(sorted(e.id for e in SCHEDULE))}")
 
 
+def _override(name: str, who: str, action: str, **change: Any) -> entries.Entry:
+    found = _find(name)
+    try:
+        entries.override(db.redis(), found, who, action, **change)
+    except ValueError as wrong:
+        raise click.ClickException(f"{name} stays as it is: {wrong}") from None
+    return found
+
+
 @click.command()
 @click.argument("entry")
 @who_option
 def pause(entry: str, who: str) -> None:
     """Pause an entry: its due times pass, recorded as skipped, until `resume`. Survives restarts and deploys."""
-    entries.override(db.redis(), _find(entry), who, "pause", paused=True)
+    _override(entry, who, "pause", paused=True)
     click.echo(f"{entry} is paused")
 
 
@@ -101,7 +110,7 @@ def pause(entry: str, who: str) -> None:
 @who_option
 def resume(entry: str, who: str) -> None:
     """Resume a paused entry at its next due time."""
-    entries.override(db.redis(), _find(entry), who, "resume", paused=False)
+    _override(entry, who, "resume", paused=False)
     click.echo(f"{entry} goes on")
 
 
@@ -122,8 +131,7 @@ def cadence_(entry: str, text: str | None, reset: bool, who: str) -> None:
         wanted = str(cadence(text)) if text else None
     except ValueError as wrong:
         raise click.ClickException(str(wrong)) from None
-    found = _find(entry)
-    entries.override(db.redis(), found, who, "cadence", cadence=wanted)
+    found = _override(entry, who, "cadence", cadence=wanted)
     click.echo(f"{entry}: {wanted or found.declared()[0]}")
 
 

@@ -20,6 +20,7 @@ from domain.sessions import calendar
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")
 MILLISECOND = timedelta(milliseconds=1)
+LONGEST = timedelta(days=366)
 LONGEST_WHILE_OPEN = timedelta(hours=1)  # a longer period could pass a short session by
 
 
@@ -27,7 +28,7 @@ class Cadence(Protocol):
     """The grid of an entry's due times; `str()` of it can be read back by `cadence`."""
 
     def after(self, instant: datetime) -> datetime:
-        """The first due time later than `instant`, aware UTC."""
+        """The first due time later than `instant`, aware UTC. ValueError if there is none: 30 February never comes."""
         ...
 
     def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
@@ -91,11 +92,14 @@ class Cron:
         return _counted(self, due, now)
 
     def _local_times(self, start: datetime) -> Iterator[datetime]:
-        from croniter import croniter
+        from croniter import CroniterBadDateError, croniter
 
         times = croniter(self.line, start - timedelta(minutes=1))
-        while True:
-            yield times.get_next(datetime)
+        try:
+            while True:
+                yield times.get_next(datetime)
+        except CroniterBadDateError:
+            raise ValueError(f"`{self}` never comes") from None
 
     def _near_shift(self, local: datetime) -> bool:
         offsets = {(local + timedelta(hours=h)).replace(tzinfo=self.zone).utcoffset() for h in (-4, 4)}
@@ -270,7 +274,10 @@ def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])?", text)
     if not found:
         raise ValueError(f"{text!r} is no duration such as 30s, 5m or 1h")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    seconds = float(found[1]) * _UNITS[found[2] or "s"]
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{text!r} is too long: {_duration(LONGEST)} at most")
+    return seconds
 
 
 def _duration(span: timedelta) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_MISSED = 500  # due times of a cron line that are counted one by one after a long standstill
 Freshness = Callable[[datetime], list[dict[str, Any]]]  # rows {name, age, allowed} at an instant
+
+log = logging.getLogger("nightdesk.entries")
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,25 @@ def check(schedule: Sequence[Entry]) -> None:
             raise WrongSetting(f"{name}: no schedule entry reads it; known are {', '.join(sorted(known))}")
 
 
+def declarations(
+    wanted: Iterable[Entry], overrides: Mapping[str, dict[str, Any]], now: datetime
+) -> list[dict[str, Any]]:
+    """Entries as declare.lua takes them; one whose cadence cannot be read or never comes stays as it is."""
+    found = []
+    for entry in wanted:
+        try:
+            found.append(declaration(entry, overrides.get(entry.id, {}), now))
+        except ValueError as problem:
+            log.error("entry=%s is not declared and stays as Redis has it: %s", entry.id, problem)
+            found.append({"id": entry.id})
+    return found
+
+
 def declaration(entry: Entry, override: dict[str, Any], now: datetime) -> dict[str, Any]:
-    """An entry as declare.lua takes it: it goes on from its latest recorded due time, else from now."""
+    """An entry as declare.lua takes it: it goes on from its latest recorded due time, else from now.
+
+    Raises ValueError for a cadence that this code cannot read or that never comes.
+    """
     fields = entry.fields(override)
     when = cadence(fields["cadence"])
     due = when.after(now)
@@ -188,14 +208,16 @@ def _state(entry: str, raw: Any) -> State | None:
 def override(redis: Redis, entry: Entry, who: str, action: str, **change: Any) -> dict[str, Any]:
     """An operator's `change` (cadence=…, paused=…): a row with its audit row in one transaction, then into Redis.
 
-    Should this process die in between, a scheduler brings it to Redis within a minute.
+    Should this process die in between, a scheduler brings it to Redis within a minute. Raises ValueError, and has
+    changed nothing, if the entry's cadence would be one that this code cannot read or that never comes.
     """
     asked_at = steps.now(redis)
     sessions.remember()
     with db.transaction():
         row = runs.override(entry.id, who, action, change, asked_at)
-    row["last_due_at"] = None  # a new cadence counts from now on
-    steps.declare(redis, [declaration(entry, row, steps.instant(asked_at))])
+        row["last_due_at"] = None  # a new cadence counts from now on
+        declared = declaration(entry, row, steps.instant(asked_at))
+    steps.declare(redis, [declared])
     return row
 
 

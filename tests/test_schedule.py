@@ -266,6 +266,21 @@ def test_an_entry_of_a_newer_version_with_a_cadence_that_we_do_not_know_is_left_
     assert int(redis.hget("nightdesk:entry:fine", "version")) == 0
 
 
+@pytest.mark.parametrize("text", ["cron 0 0 30 2 *", "until_off 10s"])  # never comes, cannot be read
+def test_a_stored_cadence_that_is_none_stops_no_scheduler_and_leaves_what_redis_has(scheduler, redis, caplog, text):
+    running = scheduler(entry(), entry(key="b"))
+    before = redis.hgetall("nightdesk:entry:fine")
+    db.rows("insert into entry (name, cadence, version) values ('fine', %s, 1790000000000)", text)
+    running.overrides.read(at_once=True)
+    running.look()
+    assert redis.hgetall("nightdesk:entry:fine") == before
+    assert "entry=fine is not declared and stays as Redis has it" in caplog.text
+    redis.flushall()
+    running.look()
+    fresh = scheduler(entry(), entry(key="b"))
+    assert set(running.states) == set(fresh.states) == {"fine-b"}
+
+
 # --- markets
 
 

@@ -1,7 +1,7 @@
 -- Schedulers add what is missing; only the release step changes or removes (ARGV[2] = 'reconcile').
--- ARGV[1]: JSON list of {id, due, fresh, version, fields, meta}. An entry that exists keeps its due time; if its cadence
--- changed it is due at `fresh`, the first due time from now on. What a release removed, schedulers of an older version,
--- which still know it, do not add again.
+-- ARGV[1]: JSON list of {id, due, fresh, version, fields, meta}; of {id} where the entry is to stay as it is. One that
+-- exists keeps its due time; if its cadence changed it is due at `fresh`, the first due time from now on. What a release
+-- removed, schedulers of an older version, which still know it, do not add again.
 -- Returns JSON list of the ids that were added, changed or removed, and of {id, problem} of those that cannot be.
 room()
 local REMOVED = 'nightdesk:removed'
@@ -42,7 +42,8 @@ end
 
 for _, e in ipairs(cjson.decode(ARGV[1])) do
   wanted[e.id] = true
-  local fine, problem = pcall(declare, e)
+  local fine, problem = true, nil
+  if e.fields then fine, problem = pcall(declare, e) end
   if not fine then problems[#problems + 1] = {e.id, reason_of(problem)} end
 end
 if reconcile then

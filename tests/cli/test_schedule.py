@@ -85,6 +85,31 @@ def test_nonsense_is_refused_with_what_would_be_right(call: Callable[..., Result
     assert "no job 'os.system'" in call("run", "os.system", code=1).output
 
 
+@pytest.mark.parametrize("text", ["cron 0 0 30 2 *", "cron 0 0 31 4 *", "every 3000000d", "every 99999999999d"])
+def test_a_cadence_that_never_comes_is_refused_and_changes_nothing(call: Callable[..., Result], text: str) -> None:
+    before = fields("prune_prices")
+    said = call("cadence", "prune_prices", text, code=1).output
+    assert "never comes" in said or "is too long: 366d at most" in said
+    assert fields("prune_prices") == before
+    assert db.rows("select 1 from entry where cadence is not null") == []
+    assert audit() == []
+
+
+@pytest.mark.parametrize("text", ["cron 0 0 30 2 *", "until_off 10s"])  # never comes, cannot be read
+def test_a_stored_cadence_that_is_none_stops_no_release_and_stays_as_it_is_until_reset(
+    call: Callable[..., Result], text: str
+) -> None:
+    before = fields("sync_prices")
+    db.rows("insert into entry (name, cadence, version) values ('sync_prices', %s, 1790000000000)", text)
+    db.redis().delete("nightdesk:entry:prune_prices")
+    call("migrate")
+    assert fields("sync_prices") == before
+    assert fields("prune_prices")["source"] == "code"
+    assert "sync_prices stays as it is" in call("pause", "sync_prices", code=1).output
+    call("cadence", "sync_prices", "--reset")
+    assert fields("sync_prices")["source"] == "code"
+
+
 def test_run_now_queues_one_run_with_its_limits_and_an_audit_row(call: Callable[..., Result]) -> None:
     call("run", "sync_prices", "--who", "ann")
     (run_id,) = db.redis().lrange("rq:queue:default", 0, -1)
