@@ -74,7 +74,11 @@ def url(*schemes: str) -> Callable[[str], str]:
             port_is_readable = False
         if text and not (port_is_readable and parts.scheme in schemes and (parts.netloc or parts.path)):
             raise ValueError(f"a URL that starts with {' or '.join(s + '://' for s in schemes)}")
-        return text.rstrip("/") if schemes[0].startswith("http") else text
+        if not schemes[0].startswith("http"):
+            return text
+        if not text.isascii():  # it stands in headers of mails, which hold nothing else
+            raise ValueError("a URL in ASCII: a host of other letters is written xn--…")
+        return text.rstrip("/")
 
     return parse
 
