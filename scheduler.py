@@ -58,6 +58,7 @@ SCHEDULE: tuple[Entry, ...] = (
     # what users wait for
     Entry(every(2), alerts.check_alerts, alias="ALERT_CHECKER_INTERVAL"),
     Entry(every(2, stagger=0.3), notifications.deliver_notifications),  # right after the check
+    Entry(every(2, stagger=0.7), notifications.deliver_webhooks),
     Entry(every(10), orders.expire_orders, freshness=models.orders.freshness),
     Entry(every(5, stagger=1.5), alerts.build_readings),
     Entry(every(30, stagger=7), alerts.check_silences),

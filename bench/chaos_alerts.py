@@ -2,12 +2,13 @@
 
 python -m bench.chaos_alerts [--kills 200] [--count 5000] [--processes 3] [--seed 1]
 
-Prices rise step by step through the levels of alerts, one of each user. Processes that run `check_alerts` and
-`deliver_notifications` over and over are killed -9, one at a time, at random moments spread over the whole campaign,
-and replaced. Each user is reached by LINE and by a webhook, which know a repeat by its key, and by mail or Telegram,
-which do not. Promised: one trigger and one notification for each alert; by LINE and webhook exactly one message each;
-by mail and Telegram at least one each, and over all of them at most one repeat per kill, a mail's with the same
-Message-ID. The lease of a claimed delivery is cut from two minutes to `--lease` seconds, so that it ends sooner.
+Prices rise step by step through the levels of alerts, one of each user. Processes that run `check_alerts`,
+`deliver_notifications` and `deliver_webhooks` over and over are killed -9, one at a time, at random moments spread over
+the whole campaign, and replaced. Each user is reached by LINE and by a webhook, which know a repeat by its key, and by
+mail or Telegram, which do not. Promised: one trigger and one notification for each alert; by LINE and webhook exactly
+one message each; by mail and Telegram at least one each, and over all of them at most one repeat per kill, a mail's
+with the same Message-ID. The lease of a claimed delivery is cut from two minutes to `--lease` seconds, so that it ends
+sooner.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bench import scratch
 from demo.server import Demo, running
 from domain.prices import Price
 from jobs.alerts import check_alerts
-from jobs.notifications import deliver_notifications
+from jobs.notifications import deliver_notifications, deliver_webhooks
 from models import deliveries, prices, targets
 
 PLACE = "http://bench.example"
@@ -42,6 +43,7 @@ def work(lease: float) -> None:
         while True:
             check_alerts(due_at=datetime.now(UTC))
             deliver_notifications(due_at=datetime.now(UTC))
+            deliver_webhooks(due_at=datetime.now(UTC))
             time.sleep(0.02)
 
 

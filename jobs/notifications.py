@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,8 +20,8 @@ from domain.links import Unsubscribe, token
 from domain.notifications import Message, known_zone, message, together
 from models import deliveries, notifications, routing, targets
 from notify import limits
-from notify.channels import Channel, Crowded, Gone, Moved, channel
-from queues import CRITICAL, LOW, QUEUES, batches, job, waiting
+from notify.channels import ANYWHERE, Channel, Crowded, Gone, Moved, channel
+from queues import CRITICAL, DEFAULT, LOW, QUEUES, batches, job, waiting
 
 SECONDS = 15  # for a run; the next one goes on
 NAP = 0.05  # seconds: while all that is due waits for its turn
@@ -34,11 +34,22 @@ def deliver_notifications(due_at: datetime) -> dict[str, int]:
     counts = Counter({"dead": bury(), "routed": sum(batches(routing.route(config.settings.channels, now)))})
     for released, dropped in batches(routing.release(now)):
         counts.update(released=released, dropped=dropped)
-    with ExitStack() as ends:
-        awake = deliveries.awake_channels(config.settings.channels)
-        ways = [Way(name, ends.enter_context(channel(name)), failures) for name, failures in awake.items()]
-        counts.update(batches(outcomes(ways)))
+    counts.update(sent([name for name in config.settings.channels if name not in ANYWHERE], CRITICAL))
     return {outcome: count for outcome, count in counts.items() if count}
+
+
+@job(DEFAULT, timeout=110)
+def deliver_webhooks(due_at: datetime) -> dict[str, int]:
+    """Send what is due by webhook and Apprise: they lead wherever a user said, and may be slow there."""
+    return sent([name for name in config.settings.channels if name in ANYWHERE], CRITICAL, DEFAULT)
+
+
+def sent(channels: Collection[str], *urgent: str) -> Counter[str]:
+    """Send what is due on these channels, for as long as no run waits in the `urgent` queues."""
+    with ExitStack() as ends:
+        awake = deliveries.awake_channels(channels)
+        ways = [Way(name, ends.enter_context(channel(name)), failures) for name, failures in awake.items()]
+        return Counter(batches(outcomes(ways, urgent)))
 
 
 @dataclass
@@ -65,11 +76,11 @@ def tell_dead(delivery: dict[str, Any], reason: str) -> None:
     events.publish("delivery.dead", {"delivery_id": delivery["id"], "channel": delivery["channel"], "reason": reason})
 
 
-def outcomes(ways: list[Way]) -> Iterator[str]:
+def outcomes(ways: list[Way], urgent: Collection[str]) -> Iterator[str]:
     """Send one message on each way in turn until none is due, time is up, or this worker is wanted elsewhere.
 
     A way whose limit is reached is passed over until its turn. While all of them wait, any other run may have the
-    worker; while there is something to send, those of our own queue.
+    worker; while there is something to send, those of the `urgent` queues.
     """
     until = time.monotonic() + SECONDS
     while ways and time.monotonic() < until:
@@ -80,7 +91,7 @@ def outcomes(ways: list[Way]) -> Iterator[str]:
                 yield attempt(way, delivery)
             if not delivery or way.channel.broken:
                 ways.remove(way)
-        if waiting(*([CRITICAL] if free else QUEUES)):
+        if waiting(*(urgent if free else QUEUES)):
             return
         if not free:
             time.sleep(NAP)

@@ -13,7 +13,7 @@ import config
 from domain.deliveries import Limit
 from domain.failures import Rejected, Unavailable
 from domain.notifications import Message
-from notify import wording
+from notify import limits, wording
 from notify.channels import Gone, Plain
 
 LONGEST = 1000  # characters; a service with a lower limit cuts for itself
@@ -37,7 +37,9 @@ class Apprise(Plain):
         logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it logs parts of URLs
         service = _service(apprise, target)
         text = wording.text(message, footer=False, most=LONGEST)
-        if not service.notify(body=text.partition("\n")[2].strip() or message.title, title=message.title):
+        with limits.slowed("apprise", target, self.limit_of(target)):
+            taken = service.notify(body=text.partition("\n")[2].strip() or message.title, title=message.title)
+        if not taken:
             raise Unavailable(f"apprise: {_scheme(target)} did not take it, and does not say why")
 
 

@@ -20,6 +20,7 @@ CHANNELS = {
     "apprise": "notify.apprise:Apprise",
     "console": "notify.console:Console",
 }
+ANYWHERE = ("webhook", "apprise")  # their addresses lead wherever a user said
 
 
 class Gone(Rejected):

@@ -6,6 +6,9 @@ rate algorithm): one number, one atomic step, and whoever must wait is told for 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -36,6 +39,10 @@ return redis.call('SET', KEYS[1], string.format('%.6f', till), 'PX', math.ceil((
 """
 
 
+SLOW = 1.0  # seconds
+PAUSE = 60  # times as long as it took
+
+
 @dataclass(frozen=True)
 class Turn:
     """How many seconds to wait (0: go), and whether it is the whole channel that waits."""
@@ -58,6 +65,18 @@ def block(channel: str, target: str | None, limit: Limit | None, seconds: float)
     """The other side asks for silence: at this address, or for None on the whole channel."""
     spare = (limit.burst - 1) * limit.pace if limit else 0
     db.redis().register_script(_BLOCK)(keys=[_key(channel, target)], args=[seconds, spare])
+
+
+@contextmanager
+def slowed(channel: str, target: str, limit: Limit | None) -> Iterator[None]:
+    """An address that takes long has its next turn late, so that it holds a worker for little of the time."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        took = time.monotonic() - began
+        if took > SLOW:
+            block(channel, target, limit, took * PAUSE)
 
 
 def _key(channel: str, target: str | None = None) -> str:

@@ -20,6 +20,7 @@ from clients import http
 from domain.deliveries import Limit
 from domain.failures import Rejected
 from domain.notifications import Message
+from notify import limits
 from notify.channels import JSON, Gone, Plain
 
 LIMITS = http.Limits(connect=3, read=5, deadline=8, max_bytes=100_000)  # a slow one must not hold up the others
@@ -35,8 +36,10 @@ class Webhook(Plain):
     def send(self, target: str, message: Message, secret: str = "") -> None:
         """Post a message. Raises Gone for a URL that leads nowhere, redirects, or leads to a private address."""
         body = content(message)
+        headers = {**JSON, **signature(message.key, body, secret)}
         try:
-            http.send("POST", target, body, headers={**JSON, **signature(message.key, body, secret)}, limits=LIMITS)
+            with limits.slowed("webhook", target, self.limit_of(target)):
+                http.send("POST", target, body, headers=headers, limits=LIMITS)
         except http.Private as private:
             raise Gone(str(private)) from private
         except http.Refused as refused:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections import Counter
 from datetime import UTC, datetime, time
 from threading import Barrier, Thread
 
@@ -13,9 +14,10 @@ import queues
 from demo.api import Response
 from demo.server import running
 from domain.links import read
-from jobs.notifications import deliver_notifications, prune_notifications
+from jobs.notifications import deliver_notifications, deliver_webhooks, prune_notifications
 from models import deliveries, notifications, routing, targets
 from models.alerts import user_with
+from notify import limits
 from tests.mail import mail_server
 
 NOW = datetime.now(UTC)
@@ -61,7 +63,7 @@ def routed(channels) -> list[int]:
 
 
 def run() -> dict[str, int]:
-    return deliver_notifications(due_at=NOW)
+    return dict(Counter(deliver_notifications(due_at=NOW)) + Counter(deliver_webhooks(due_at=NOW)))
 
 
 def states() -> list[tuple]:
@@ -486,6 +488,30 @@ def test_a_run_leaves_when_another_one_waits_for_the_worker(demo, monkeypatch):
         notifications.tell(reach(f"user{n}", "telegram", f"10{n}0"), "order", "hello")
     monkeypatch.setattr("jobs.notifications.waiting", lambda *queues: 1)
     assert run() == {"routed": 5, "sent": 1}
+
+
+def test_a_webhook_holds_up_neither_mails_nor_whatever_else_waits(demo, monkeypatch):
+    for path in ("one", "two"):
+        notifications.tell(reach(path, "webhook", f"{demo.url}/webhook/{path}"), "order", "hello")
+    tell("ann")
+    assert deliver_notifications(due_at=NOW) == {"routed": 3, "sent": 1}
+    assert demo.inboxes["webhook"].list() == []
+    queued = []
+    monkeypatch.setattr("jobs.notifications.waiting", lambda *queues: queued.append(queues) or 1)
+    assert deliver_webhooks(due_at=NOW) == {"sent": 1}
+    assert queued == [("critical", "default")]
+    assert deliver_webhooks(due_at=NOW) == {"sent": 1}
+
+
+def test_an_address_that_was_slow_waits_for_its_next_message_and_others_do_not(demo, monkeypatch):
+    monkeypatch.setattr(limits, "SLOW", 0)
+    monkeypatch.setattr(limits, "PAUSE", 1_000_000)
+    ann, bob = (reach(name, "webhook", f"{demo.url}/webhook/{name}") for name in ("ann", "bob"))
+    notifications.tell(ann, "order", "one"), notifications.tell(ann, "deposit", "two")
+    notifications.tell(bob, "order", "three")
+    assert run() == {"routed": 3, "sent": 2, "postponed": 1}
+    assert len(demo.inboxes["webhook"].list()) == 2
+    assert states()[1] == ("pending", 0, "its turn has not come")
 
 
 def test_nothing_leaves_a_desk_that_was_not_switched_to_live(server):

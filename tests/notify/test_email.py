@@ -110,7 +110,7 @@ def test_links_in_headers_are_not_folded_or_encoded_however_long_they_are(server
 
 
 def test_a_link_that_no_header_could_hold_is_refused_at_the_start():
-    with pytest.raises(config.WrongSetting, match="PUBLIC_URL: .* in ASCII"):
+    with pytest.raises(config.WrongSetting, match=r"PUBLIC_URL: .* in ASCII"):
         config.load({"PUBLIC_URL": "https://bücher.example"})
     assert config.load({"PUBLIC_URL": "https://xn--bcher-kva.example/"}).public_url == "https://xn--bcher-kva.example"
 
