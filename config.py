@@ -120,13 +120,16 @@ def channel_names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting; `docs/` and `.env.example` are generated from this class."""
+    """Every setting; `.env.example` is generated from this class."""
 
     database_url: str = setting(
         "DATABASE_URL", "", "PostgreSQL 15 or newer", url("postgresql", "postgres"), secret=True
     )
     redis_url: str = setting(
         "REDIS_URL", "", "Redis or Valkey with maxmemory-policy noeviction", url("redis", "rediss", "unix"), secret=True
+    )
+    redis_tls_verify: bool = setting(
+        "REDIS_TLS_VERIFY", "on", "off for a rediss:// server whose certificate nobody vouches for, as Heroku's", switch
     )
     timezone: ZoneInfo = setting("NIGHTDESK_TZ", "UTC", "the zone in which the commands show times", zone)
     code_version: str = setting("CODE_VERSION", "", "recorded with each run; Render's and Heroku's own are found")
@@ -246,6 +249,8 @@ def load(environ: Mapping[str, str]) -> Settings:
     values["code_version"] = values["code_version"] or next(
         (environ[name][:12] for name in ("RENDER_GIT_COMMIT", "HEROKU_SLUG_COMMIT") if environ.get(name)), "dev"
     )
+    if values["redis_url"].startswith("rediss:") and not values["redis_tls_verify"]:
+        values["redis_url"] += f"{'&' if '?' in values['redis_url'] else '?'}ssl_cert_reqs=none"
     values["public_url"] = values["public_url"] or environ.get("RENDER_EXTERNAL_URL", "")
     values["intervals"] = {
         name: _parsed(name, text.strip(), seconds)

@@ -52,7 +52,6 @@ class Desk:
         self.lines = procfile(ROOT / "Procfile")
         if "web" in self.lines:
             self.found["PORT"] = str(_free_port())
-            self.found["PUBLIC_URL"] = f"http://127.0.0.1:{_given().get('PORT', self.found['PORT'])}"
         self.addresses = STATE / "demo.env"  # written by the demo world when it answers
         grace = config.load(self._environment()).shutdown_grace + 3  # Raises WrongSetting
         self.desk = Supervisor(ROOT, STATE, self._environment(), grace)
@@ -103,6 +102,8 @@ class Desk:
     async def _start_world(self, options: list[str]) -> bool:
         """Start the demo world and wait until it has written its addresses; the page is then for this machine alone."""
         self.found["WEB_HOST"] = "127.0.0.1"
+        if "web" in self.lines:
+            self.found["PUBLIC_URL"] = f"http://127.0.0.1:{_given().get('PORT', self.found['PORT'])}"
         self.addresses.unlink(missing_ok=True)
         command = ["python", "-m", "demo", "--traders", "--env-file", str(self.addresses), *options]
         self.world.add([Program("demo", shlex.join(command))])

@@ -1,0 +1,74 @@
+"""What settings become, against the servers that they are meant for."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisGone
+from redis.retry import Retry
+
+import config
+from cli import up
+
+CERTIFICATE = Path(__file__).parent / "self_signed.pem"  # with its key; for 100 years, for nobody
+
+
+@pytest.fixture
+def tls(valkey):
+    """The tests' Valkey behind TLS with a certificate that nobody vouches for; its URL."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        client, _ = listener.accept()
+        with (
+            suppress(OSError),  # it would not have us
+            context.wrap_socket(client, server_side=True) as asked,
+            socket.create_connection(("127.0.0.1", valkey.port)) as server,
+        ):
+            while words := asked.recv(65536):
+                server.sendall(words)
+                asked.sendall(server.recv(65536))
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    yield f"rediss://:{valkey.password}@localhost:{listener.getsockname()[1]}/0"
+    listener.close()
+
+
+def ping(url):
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5) as redis:
+        return redis.ping()
+
+
+def test_a_redis_that_nobody_vouches_for_is_not_talked_to(tls):
+    with pytest.raises(RedisGone, match="CERTIFICATE_VERIFY_FAILED"):
+        ping(config.load({"REDIS_URL": tls}).redis_url)
+
+
+def test_a_redis_that_nobody_vouches_for_is_talked_to_where_the_operator_says_so(tls):
+    assert ping(config.load({"REDIS_URL": tls, "REDIS_TLS_VERIFY": "off"}).redis_url)
+
+
+def test_what_verifying_means_is_said_to_tls_alone():
+    assert config.load({"REDIS_URL": "redis://host", "REDIS_TLS_VERIFY": "off"}).redis_url == "redis://host"
+    asked = config.load({"REDIS_URL": "rediss://host/0?protocol=3", "REDIS_TLS_VERIFY": "off"}).redis_url
+    assert asked == "rediss://host/0?protocol=3&ssl_cert_reqs=none"
+
+
+def test_up_on_the_real_services_takes_no_address_of_this_machine_for_the_place_of_delivery(monkeypatch, tmp_path):
+    monkeypatch.setattr(up, "STATE", tmp_path)
+    for name in ("PUBLIC_URL", "PORT", "RENDER_EXTERNAL_URL"):
+        monkeypatch.delenv(name, raising=False)
+    servers = {"DATABASE_URL": "postgresql://host/db", "REDIS_URL": "redis://host"}
+    assert config.load(up.Desk(servers, [], 1)._environment()).public_url == ""
+    monkeypatch.setenv("RENDER_EXTERNAL_URL", "https://desk.example.com")
+    assert config.load(up.Desk(servers, [], 1)._environment()).public_url == "https://desk.example.com"
