@@ -107,10 +107,12 @@ def freshness(now: datetime) -> list[dict[str, Any]]:
 def keep_from(feed: str, at: datetime) -> datetime:
     """Trades or ticks from before `at` may go: their candles are not made again. Returns from when they must be kept.
 
-    That is earlier than `at` while there are some that no candle has seen yet.
+    That is earlier than `at` while there are some that no candle has seen yet. Whoever makes candles anew is waited
+    for: nothing may go that theirs are made of, and who comes next knows.
     """
-    events.hold(f"build_candles.{feed}")  # raises where its position says nothing of what has been seen
-    kept_from: datetime = db.rows(_KEEP_FROM[feed], at)[0][0]
+    with db.transaction():
+        events.hold(f"build_candles.{feed}", wait=True)  # raises where its position says nothing of what has been seen
+        kept_from: datetime = db.rows(_KEEP_FROM[feed], at)[0][0]
     return kept_from
 
 

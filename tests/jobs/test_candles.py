@@ -584,6 +584,35 @@ def test_ticks_and_short_candles_go_by_age_and_what_is_left_reads_as_before():
     assert {interval for _, interval, _ in stored()} == {"1d", "1w", "1M"}
 
 
+def test_while_candles_are_verified_the_short_ones_that_they_are_made_of_do_not_go(monkeypatch):
+    for seconds in range(-86400 * 2, 86400, 3600):
+        tick(seconds, 97000 + seconds // 3600)
+    build()
+    monkeypatch.setattr(config, "settings", replace(config.settings, tick_days=9, minute_days=1))
+    kept, levels, pruned = {"1d", "1w", "1M"}, buckets._each_interval, []
+
+    def prune():
+        with db.database.connection_context():
+            pruned.append(prune_candles(due_at=at(86400 * 4)))
+
+    other = Thread(target=prune)
+
+    def held_up(*arguments):
+        for level in levels(*arguments):
+            yield level
+            if other.ident is None:
+                other.start()
+                while other.is_alive() and not db.rows("select 1 from pg_locks where not granted"):
+                    pass
+
+    monkeypatch.setattr(buckets, "_each_interval", held_up)
+    before = {key: row for key, row in stored().items() if key[1] in kept}
+    assert buckets.mend(feeds.TICK, at(-86400), at(86400)) == []
+    other.join(20)
+    assert pruned[0]["candles"] > 100
+    assert stored() == before
+
+
 def test_ticks_that_no_candle_has_seen_are_kept():
     tick(0, 97000)
     assert feeds.keep_from(feeds.TICK, at(86400 * 30)) == datetime(2025, 11, 3, tzinfo=UTC)
