@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from json import dumps
+from json import dumps, loads
 from typing import Any
 
 from peewee import BigIntegerField, BooleanField, CompositeKey, IntegerField, TextField
@@ -54,7 +54,7 @@ class Skip(db.BaseModel):
 
 
 class Entry(db.BaseModel):
-    """What must outlive Redis of a schedule entry: its latest due time and the operator's override."""
+    """What must outlive Redis of a schedule entry: the latest due time done with, the operator's override."""
 
     name = TextField(primary_key=True)
     last_due_at = InstantField(null=True)
@@ -79,10 +79,18 @@ def write(lines: list[str]) -> int:
     """Store lines of history (JSON texts: runs and skips) in the open transaction; known ones change nothing.
 
     A run that became a dead letter is an event in the same transaction, and each entry's latest due
-    time is kept, so that the schedule goes on from there after a lost Redis. Returns the events written.
+    time that is done with is kept, so that the schedule goes on from there after a lost Redis. A run that
+    Redis forgot and that came again counts its attempts anew: they get numbers after those that are there.
+    Returns the events written.
     """
-    (written,) = db.rows(_WRITE, "[" + ",".join(lines) + "]")[0]
-    return int(written)
+    told, met = db.rows(_WRITE, _array(lines))[0]
+    numbered = db.rows(_NUMBERED, _array(lines)) if met else []
+    again = [dumps(loads(lines[position]) | {"attempt": attempt}) for position, attempt in numbered]
+    return int(told) + (write(again) if again else 0)
+
+
+def _array(lines: list[str]) -> str:
+    return "[" + ",".join(lines) + "]"
 
 
 # One statement: json_to_recordset reads each line once, in PostgreSQL, not in Python.
@@ -113,9 +121,11 @@ with line as materialized (
 ), latest as (
   insert into entry as e (name, last_due_at)
   select entry, max(at) from (
-    select entry, to_timestamp(due / 1000) as at from line
-    where kind is null and entry <> '' and run like entry || '-%%'
-    union all select entry, to_timestamp(last / 1000) from line where kind = 'skip') d
+    select entry, to_timestamp(due / 1000) as at
+    from line cross join lateral (select entry || '-' || due::bigint) s(scheduled)
+    -- What waits for its next try, or goes on, is not done with, nor is what it keeps from running.
+    where kind is null and (outcome = 'ok' or dead) and run in (scheduled, scheduled || '-again')
+    union all select entry, to_timestamp(last / 1000) from line where kind = 'skip' and reason <> 'overlap') d
   group by 1 order by 1
   on conflict (name) do update set last_due_at = greatest(e.last_due_at, excluded.last_due_at)
 ), told as (
@@ -125,7 +135,25 @@ with line as materialized (
   from ran where dead
   returning 1
 )
-select count(*) from told
+select (select count(*) from told), (select count(*) from line where kind is null) > (select count(*) from ran)
+"""
+
+# Lines (by position) whose place is taken by an attempt that ended at another time, and the next free numbers.
+_NUMBERED = """
+with line as (
+  select n, coalesce(nullif(entry, ''), job) as entry, to_timestamp(due / 1000) as due_at, run as run_id, attempt,
+         to_timestamp(ended / 1000) as ended_at
+  from rows from (json_to_recordset(%s) as (
+    kind text, entry text, job text, due float8, run text, attempt int, ended float8)) with ordinality l(
+    kind, entry, job, due, run, attempt, ended, n)
+  where kind is null
+)
+select n - 1, highest + row_number() over (partition by line.entry, line.due_at, line.run_id order by line.ended_at)
+from line join run taken using (entry, due_at, run_id, attempt)
+cross join lateral (
+  select max(r.attempt) as highest, bool_or(r.ended_at = line.ended_at) as known
+  from run r where (r.entry, r.due_at, r.run_id) = (line.entry, line.due_at, line.run_id)) there
+where taken.ended_at <> line.ended_at and not known
 """
 
 

@@ -488,6 +488,20 @@ def test_a_run_that_was_lost_with_redis_before_it_ended_is_enqueued_again(schedu
     assert waiting(redis) == [run]
 
 
+def test_a_run_that_was_lost_with_redis_before_its_next_try_is_enqueued_again(scheduler, redis):
+    db.rows("insert into entry (name, last_due_at) values ('unavailable', now() - interval '61 minutes')")
+    made = scheduler(entry(3600, job=work.unavailable))
+    made._turn()
+    (run,) = waiting(redis)
+    run_all(redis)
+    redis.flushall()
+    made.look()
+    made._turn()
+    assert waiting(redis) == [run]
+    run_all(redis)
+    assert [row["attempt"] for row in rows(run)] == [1, 2]
+
+
 def test_without_redis_memory_and_without_postgresql_nothing_is_guessed(scheduler, redis, monkeypatch):
     made = scheduler(entry())
     redis.flushall()

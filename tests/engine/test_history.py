@@ -181,6 +181,42 @@ def test_the_latest_due_time_of_an_entry_never_goes_back(database, redis):
     assert row["at"] == DUE + 5000
 
 
+@pytest.mark.parametrize("outcome", ["retried", "yielded", "lost", "handed_back"])
+def test_an_entry_goes_on_after_what_is_done_with_not_after_what_is_to_be_tried_again(database, redis, outcome):
+    note(redis, f"e-{DUE}")
+    note(redis, f"e-{DUE + 1000}", due=DUE + 1000, outcome=outcome)
+    note(redis, f"e-now-{DUE + 2000}-abc", due=DUE + 2000)
+    skip = {"kind": "skip", "entry": "e", "reason": "overlap", "first": DUE + 2000, "last": DUE + 2000, "count": 1}
+    redis.xadd(steps.RUNS, {"r": json.dumps(skip)})
+    history.write(redis)
+    assert last_due() == DUE
+    note(redis, f"e-{DUE + 1000}", due=DUE + 1000, attempt=2, outcome="failed", dead=True, error="x")
+    history.write(redis)
+    assert last_due() == DUE + 1000
+    redis.xadd(steps.RUNS, {"r": json.dumps(skip | {"reason": "paused"})})
+    history.write(redis)
+    assert last_due() == DUE + 2000
+
+
+def last_due(entry="e"):
+    """The entry's latest due time that is done with, in ms."""
+    return db.rows("select extract(epoch from last_due_at)::float8 * 1000 from entry where name = %s", entry)[0][0]
+
+
+def test_a_run_that_came_again_is_recorded_beside_what_is_known_of_it(database, redis):
+    """Redis forgot it: its attempts are counted from one again."""
+    first = [{"attempt": n, "ended": DUE + n, "outcome": "yielded"} for n in (1, 2)]
+    second = [{"attempt": n, "ended": DUE + 10 + n, "outcome": "yielded"} for n in (1, 2)]
+    second.append({"attempt": 3, "ended": DUE + 20, "outcome": "failed", "dead": True, "error": "x"})
+    for portion in (first, second, second[1:], first):
+        for line in portion:
+            note(redis, **line)
+        history.write(redis)
+    assert sorted(row["attempt"] for row in rows("r")) == [1, 2, 3, 4, 5]
+    assert sorted(row["ended_at"].timestamp() * 1000 - DUE for row in rows("r")) == [1, 2, 11, 12, 20]
+    assert events("run.failed") == 1
+
+
 # --- nobody moves the schedule
 
 
