@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from struct import Struct
 
-_HAND = Struct("dB?H200s")  # deadline (monotonic s, 0 = none), whether a run is in hand, is scheduled; its id
+_HAND = Struct("dB?H200s")  # deadline (monotonic s, 0 = none), whether a run is in hand, comes again; its id
 _COUNT = Struct("Q")
 _COUNT_AT = 512
 
@@ -18,7 +18,7 @@ class InHand:
 
     run_id: str
     deadline: float  # monotonic seconds, 0 = none yet
-    scheduled: bool  # the schedule will enqueue it again if Redis forgets it
+    comes_again: bool  # the schedule will enqueue it anew if Redis forgets it
 
 
 class Board:
@@ -27,15 +27,17 @@ class Board:
     def __init__(self) -> None:
         self.page = mmap(-1, 4096)
 
-    def begin(self, run_id: str, *, scheduled: bool) -> None:
+    def begin(self, run_id: str, *, comes_again: bool) -> None:
         """A run is in hand."""
         encoded = run_id.encode("utf-8", "replace")[:200]
-        _HAND.pack_into(self.page, 0, 0.0, 1, scheduled, len(encoded), encoded)
+        _HAND.pack_into(self.page, 0, 0.0, 1, comes_again, len(encoded), encoded)
 
     def limit(self, seconds: float) -> None:
         """The run in hand has to end in so many seconds."""
-        _, busy, scheduled, length, encoded = _HAND.unpack_from(self.page, 0)
-        _HAND.pack_into(self.page, 0, time.monotonic() + seconds if seconds else 0.0, busy, scheduled, length, encoded)
+        _, busy, comes_again, length, encoded = _HAND.unpack_from(self.page, 0)
+        _HAND.pack_into(
+            self.page, 0, time.monotonic() + seconds if seconds else 0.0, busy, comes_again, length, encoded
+        )
 
     def clear(self) -> None:
         """Nothing is in hand: the run ended, or the horse is gone."""
@@ -43,8 +45,8 @@ class Board:
 
     def in_hand(self) -> InHand | None:
         """The run in hand, if there is one."""
-        deadline, busy, scheduled, length, encoded = _HAND.unpack_from(self.page, 0)
-        return InHand(encoded[:length].decode("utf-8", "replace"), deadline, scheduled) if busy else None
+        deadline, busy, comes_again, length, encoded = _HAND.unpack_from(self.page, 0)
+        return InHand(encoded[:length].decode("utf-8", "replace"), deadline, comes_again) if busy else None
 
     @property
     def count(self) -> int:

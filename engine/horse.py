@@ -150,7 +150,7 @@ class Horse:
         """Run one job; returns what take.lua needs to finish it and its row of history, as JSON."""
         self.done += 1
         self.board.add_one()
-        self.board.begin(run.id, scheduled=run.entry != "")
+        self.board.begin(run.id, comes_again=run.comes_again)
         clock = time.perf_counter()
         try:
             outcome, path, args, kwargs, limits = self._attempt(run)

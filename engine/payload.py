@@ -47,6 +47,11 @@ class Run:
         """Whether our own steps enqueued it, with its due time and limits."""
         return self.limits is not None
 
+    @property
+    def comes_again(self) -> bool:
+        """Whether the schedule enqueues it anew if Redis forgets it; what was queued by hand has another id."""
+        return self.entry != "" and self.id.removesuffix("-again") == f"{self.entry}-{self.due}"
+
 
 def read(reply: list[Any], execution: str) -> Run:
     """The run in a reply of take.lua; a field that another tool filled with something else counts as missing."""

@@ -272,7 +272,7 @@ class Worker(RqWorker):
             self._kill_horse("its worker was taken for dead")
         elif standing == "forgotten":
             log.warning("worker=%s Redis has forgotten us: introducing ourselves again", self.name)
-            if run and run.scheduled:  # the schedule goes on from its latest recorded due time: it comes again
+            if run and run.comes_again:  # the schedule goes on from the latest due time that was done with
                 self._kill_horse("Redis has forgotten it")
         self.connection.delete(self.key)
         self.register_birth()

@@ -364,14 +364,18 @@ def test_a_worker_takes_the_place_of_a_dead_one_of_its_name_and_rescues_its_run(
     until(lambda: outcomes(run) == ["lost", "ok"], 25)
 
 
-def test_a_forgetful_redis_costs_a_scheduled_run_its_horse_and_no_ad_hoc_one(worker, redis, log):
+def test_a_forgetful_redis_costs_a_scheduled_run_its_horse_and_none_that_somebody_enqueued(worker, redis, log):
     process = worker()
     put(redis, "nap", log, 3, "adhoc", run_id="adhoc")
     until(lambda: words(log) == ["adhoc-begun"])
     redis.flushall()
     until(lambda: words(log) == ["adhoc-begun", "adhoc-ended"])
     until(lambda: outcomes("adhoc") == ["ok"])
-    put(redis, "nap", log, 20, "scheduled", entry="e", run_id="e-1")
+    put(redis, "nap", log, 2, "by-hand", entry="e", run_id="e-now-1-abc")
+    until(lambda: "by-hand-begun" in words(log))
+    redis.flushall()
+    until(lambda: outcomes("e-now-1-abc") == ["ok"])
+    put(redis, "nap", log, 20, "scheduled", entry="e", run_id="e-1", due=1)
     until(lambda: "scheduled-begun" in words(log))
     horse = horse_of(process)
     redis.flushall()
