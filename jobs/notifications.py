@@ -102,7 +102,7 @@ def attempt(way: Way, delivery: dict[str, Any]) -> str:
     try:
         text = written(delivery)
         if wait := quiet(delivery, datetime.now(UTC)):
-            deliveries.postpone(delivery, wait, "quiet hours", "held")
+            deliveries.postpone(delivery, wait, routing.QUIET, "held")
             return "held"
         if delivery["mode"] != "live":
             deliveries.close_try(delivery, "dry")

@@ -19,6 +19,7 @@ BATCH = 1000  # notifications, or held deliveries, that one statement looks at
 MANY = 5  # messages of a kind to one user within WINDOW; further ones wait for its end and go together
 WINDOW = timedelta(minutes=5)
 LOOKED_AT = 20  # of a user's newest notifications, to see whether there are many
+QUIET = "quiet hours"  # the one reason for which a message is held that the price can have left behind by then
 
 
 def route(channels: Collection[str], now: datetime) -> Iterator[int]:
@@ -91,7 +92,7 @@ with new as materialized (
   select id, channel, address, expires_at,
          case when refused is not null then 'skipped' when held_until is not null then 'held' else 'pending' end,
          coalesce(held_until, now),
-         coalesce(refused, case when quiet_until is not null then 'quiet hours'
+         coalesce(refused, case when quiet_until is not null then '{QUIET}'
                                 when many then 'many at once: they go together' end),
          case when refused is not null then now end
   from placed order by id, channel, address  -- due at once, they go in the order in which they were told
@@ -114,14 +115,15 @@ def release(now: datetime) -> Iterator[tuple[int, int]]:
 
 
 def _against(delivery: dict[str, Any]) -> str | None:
-    """What stands against a message that was held: the user's wish, or the price."""
+    """What stands against a message that was held: the user's wish, or the price by the end of their quiet hours."""
     if delivery["kind"] == "alert" and price_is_back(delivery["data"], delivery["price"]):
         return f"the price is back, at {delivery['price'].normalize():f}: dropped"
     return delivery["refused"]
 
 
 _HELD = f"""
-select d.id, n.kind, n.data, case when q.state = 'fresh' and q.stale_at > t.now then q.price end as price,
+select d.id, n.kind, n.data,
+  case when d.reason = '{QUIET}' and q.state = 'fresh' and q.stale_at > t.now then q.price end as price,
   {_UNWANTED.format(channel="d.channel")} as refused
 from cast(%s as timestamptz) as t(now), delivery d join notification n on n.id = d.notification_id
   left join quote q on q.symbol = n.subject
@@ -130,7 +132,7 @@ order by d.due_at, d.id limit %s for update of d skip locked
 """
 
 # What was to go along with a message that is dropped is looked at by itself.
-_RELEASE = """
+_RELEASE = f"""
 with released as (
   update delivery d
   set state = case when r.reason is null then 'pending' else 'skipped' end, reason = r.reason,
@@ -138,6 +140,6 @@ with released as (
   from cast(%s as timestamptz) as t(now), unnest(%s::bigint[], %s::text[]) as r(id, reason) where d.id = r.id
   returning d.id, d.state
 )
-update delivery d set state = 'held', leader_id = null, reason = 'quiet hours'
+update delivery d set state = 'held', leader_id = null, reason = '{QUIET}'
 from released r where d.leader_id = r.id and d.state = 'bundled' and r.state = 'skipped'
 """

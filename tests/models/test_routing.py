@@ -236,6 +236,24 @@ def test_many_of_a_kind_within_five_minutes_wait_and_go_together(ann):
     ]
 
 
+def test_many_at_once_go_together_whatever_the_price_is_by_then(ann):
+    """Each was on its way when it was told: only who asked for quiet hours is spared what has passed."""
+    for _ in range(routing.MANY + 2):
+        alert(ann)
+    route(["email"])
+    price("96999", NOW + timedelta(minutes=5))
+    assert list(routing.release(NOW + timedelta(minutes=5, seconds=1))) == [(2, 0)]
+
+
+def test_many_at_once_in_quiet_hours_are_dropped_with_the_price(ann):
+    targets.be_quiet(ann, time(11), time(13))
+    for _ in range(routing.MANY + 2):
+        alert(ann)
+    route(["email"])
+    price("96999", NOW + timedelta(hours=1))
+    assert list(routing.release(NOW + timedelta(hours=1, seconds=1))) == [(0, routing.MANY + 2)]
+
+
 def test_a_new_window_begins_with_messages_of_their_own(ann):
     for _ in range(routing.MANY):
         tell(ann)
