@@ -102,14 +102,18 @@ select count(*) from routed
 
 
 def release(now: datetime) -> Iterator[tuple[int, int]]:
-    """Let go of what was held until now, if it is still worth saying; how many go and how many are dropped."""
+    """Let go of what was held until now, if it is still worth saying; how many go and how many are dropped.
+
+    What was to go along in the message of one that was held is looked at as well, each by itself.
+    """
     full = bool(db.rows("select 1 from delivery where state = 'held' and due_at <= %s limit 1", now))
     while full:
         with db.transaction():
-            held = db.maps(_HELD, now, BATCH)
+            held = db.maps(_HELD, now, BATCH, now)
             reasons = [_against(delivery) for delivery in held]
-            db.rows(_RELEASE, now, db.array(delivery["id"] for delivery in held), db.array(reasons))
-        full = len(held) == BATCH
+            columns = [[each["id"] for each in held], [each["leader_id"] for each in held], reasons]
+            db.rows(_RELEASE, *map(db.array, columns), now)
+        full = len(held) >= BATCH
         if held:
             yield reasons.count(None), len(held) - reasons.count(None)
 
@@ -122,24 +126,32 @@ def _against(delivery: dict[str, Any]) -> str | None:
 
 
 _HELD = f"""
-select d.id, n.kind, n.data,
-  case when d.reason = '{QUIET}' and q.state = 'fresh' and q.stale_at > t.now then q.price end as price,
+with led as materialized (
+  select d.id, d.reason from cast(%s as timestamptz) as t(now), delivery d
+  where d.state = 'held' and d.due_at <= t.now and d.expires_at > t.now
+  order by d.due_at, d.id limit %s for update of d skip locked
+), every as (
+  select id, null as leader_id, reason from led
+  union all
+  select d.id, led.id, led.reason from led join delivery d on d.leader_id = led.id where d.state = 'bundled'
+)
+select e.id, e.leader_id, n.kind, n.data,
+  case when e.reason = '{QUIET}' and q.state = 'fresh' and q.stale_at > t.now then q.price end as price,
   {_UNWANTED.format(channel="d.channel")} as refused
-from cast(%s as timestamptz) as t(now), delivery d join notification n on n.id = d.notification_id
-  left join quote q on q.symbol = n.subject
-where d.state = 'held' and d.due_at <= t.now and d.expires_at > t.now
-order by d.due_at, d.id limit %s for update of d skip locked
+from cast(%s as timestamptz) as t(now), every e join delivery d using (id)
+  join notification n on n.id = d.notification_id left join quote q on q.symbol = n.subject
 """
 
-# What was to go along with a message that is dropped is looked at by itself.
-_RELEASE = f"""
-with released as (
-  update delivery d
-  set state = case when r.reason is null then 'pending' else 'skipped' end, reason = r.reason,
-      ended_at = case when r.reason is not null then t.now end
-  from cast(%s as timestamptz) as t(now), unnest(%s::bigint[], %s::text[]) as r(id, reason) where d.id = r.id
-  returning d.id, d.state
+# What goes along stays with its leader, so that a repeat has the same key; where that one is dropped, it goes alone.
+_RELEASE = """
+with judged as materialized (
+  select * from unnest(%s::bigint[], %s::bigint[], %s::text[]) as j(id, leader_id, reason)
 )
-update delivery d set state = 'held', leader_id = null, reason = '{QUIET}'
-from released r where d.leader_id = r.id and d.state = 'bundled' and r.state = 'skipped'
+update delivery d
+set state = case when j.reason is not null then 'skipped' when l.id is not null and l.reason is null then 'bundled'
+              else 'pending' end,
+    leader_id = case when j.reason is null and l.reason is null then l.id end,
+    reason = j.reason, ended_at = case when j.reason is not null then t.now end
+from cast(%s as timestamptz) as t(now), judged j left join judged l on l.id = j.leader_id
+where d.id = j.id
 """

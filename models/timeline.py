@@ -59,7 +59,10 @@ def of_notification(notification_id: int) -> dict[str, Any] | None:
 
 def _deliveries(notification: dict[str, Any]) -> list[Step]:
     deliveries = db.maps(
-        """select d.*, c.off_until, c.reason as rests from delivery d
+        """select d.id, d.channel, d.target, d.leader_id, d.created_at, d.ended_at, coalesce(l.state, d.state) as state,
+             coalesce(l.due_at, d.due_at) as due_at, coalesce(l.reason, d.reason) as reason,
+             c.off_until, c.reason as rests
+           from delivery d left join delivery l on l.id = d.leader_id and d.state = 'bundled'
              left join channel c on c.name = d.channel and c.off_until > now()
            where d.notification_id = %s order by d.id""",
         notification["id"],
@@ -106,7 +109,7 @@ def _now(delivery: dict[str, Any]) -> list[Step]:
     if state in ENDED:
         why = f": {reason}" if reason else ""
         return [Step(delivery["ended_at"], channel, f"{ENDED[state]}{along}{why}", state in ("dead", "skipped"))]
-    if state in ("bundled", "sending"):
+    if state == "sending":
         return [Step(None, channel, f"is being sent{along}")]
     if delivery["off_until"]:
         return [
@@ -120,7 +123,7 @@ def _now(delivery: dict[str, Any]) -> list[Step]:
     if targets.switch()["mode"] == "off":
         return [Step(None, channel, "waits: delivery is switched off", True)]
     why = f": {reason}" if reason else ""
-    return [Step(None, channel, f"{state} until {delivery['due_at']:%d %b %H:%M:%S} UTC{why}")]
+    return [Step(None, channel, f"{state}{along} until {delivery['due_at']:%d %b %H:%M:%S} UTC{why}")]
 
 
 def masked(channel: str, address: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections import Counter
 from datetime import UTC, datetime, time
+from decimal import Decimal
 from threading import Barrier, Thread
 
 import pytest
@@ -14,8 +15,9 @@ import queues
 from demo.api import Response
 from demo.server import running
 from domain.links import read
+from domain.prices import Price
 from jobs.notifications import deliver_notifications, deliver_webhooks, prune_notifications
-from models import deliveries, notifications, routing, targets
+from models import deliveries, notifications, prices, routing, targets, timeline
 from models.alerts import user_with
 from notify import limits
 from tests.mail import mail_server
@@ -594,8 +596,90 @@ def test_what_was_to_go_before_the_quiet_hours_began_is_held_and_looked_at_again
     assert [state for state, *_ in states()] == ["held", "bundled", "bundled", "bundled", "sent"]
     db.rows("update delivery set due_at = now() where state = 'held'")
     db.rows("delete from quiet_hours"), db.rows("insert into mute values (%s, '0')", user)
-    assert run() == {"dropped": 1}
-    assert run()["released"] == 3, "what was to go along is none the worse"
+    counts = run()
+    assert (counts["dropped"], counts["released"]) == (1, 3), "what was to go along is none the worse"
+
+
+def above(user: int, symbol: str) -> None:
+    """An alert has told a user that a symbol is above 1."""
+    rule = {"condition": "above", "side": "up", "target": "1"}
+    data = {"details": [], "stream": "price", "rule": rule}
+    notifications.tell(user, "alert", f"{symbol} is at 2, above 1", subject=symbol, data=data)
+
+
+def price(symbol: str, value: str) -> None:
+    now = datetime.now(UTC)
+    prices.record([Price(symbol, Decimal(value), now, "binance")], {}, now)
+
+
+def hold(user: int) -> None:
+    """Quiet hours begin before a run, and have ended before the next one."""
+    targets.be_quiet(user, time(0), time(23, 59, 59))
+    assert run() == {"held": 1}
+    db.rows("delete from quiet_hours")
+    db.rows("update delivery set due_at = now() where state = 'held'")
+
+
+def test_each_of_what_was_to_go_together_is_looked_at_again(server):
+    ann = user_with("ann@example.com")
+    for symbol in ("BTCUSD", "XAUUSD", "EURUSD", "XAUUSD", "GBPUSD"):
+        above(ann, symbol)
+    routed(["email"])
+    hold(ann)
+    price("BTCUSD", "2"), price("XAUUSD", "0.5")
+    db.rows("insert into mute values (%s, 'EURUSD')", ann)
+    assert run() == {"released": 2, "dropped": 3, "sent": 1}
+    assert [mail["Subject"] for mail in server.mails] == ["2 alerts: GBPUSD, BTCUSD"]
+    assert [(state, reason) for state, _, reason in states()] == [
+        ("sent", None),
+        ("skipped", "the price is back, at 0.5: dropped"),
+        ("skipped", "EURUSD is muted"),
+        ("skipped", "the price is back, at 0.5: dropped"),
+        ("sent", None),
+    ]
+
+
+def test_what_was_to_go_along_with_one_that_is_dropped_goes_without_it(server):
+    ann = user_with("ann@example.com")
+    for symbol in ("XAUUSD", "BTCUSD", "XAUUSD", "BTCUSD"):
+        above(ann, symbol)
+    routed(["email"])
+    hold(ann)
+    price("BTCUSD", "2"), price("XAUUSD", "0.5")
+    assert run() == {"released": 2, "dropped": 2, "sent": 2}
+    assert [state for state, *_ in states()] == ["skipped", "sent", "skipped", "sent"]
+
+
+def test_a_repeat_that_was_held_has_the_same_key_and_what_is_left_of_its_parts(demo):
+    ann = reach("ann", "webhook", f"{demo.url}/webhook/ann")
+    for symbol in ("BTCUSD", "BTCUSD", "XAUUSD", "BTCUSD"):
+        above(ann, symbol)
+    demo.faults.add("webhook", 500)
+    assert run() == {"routed": 4, "failed": 1}
+    demo.faults.clear()
+    make_due()
+    hold(ann)
+    price("XAUUSD", "0.5")
+    assert run() == {"released": 3, "dropped": 1, "sent": 1}
+    ((key,),) = db.rows("select key::text from delivery order by id limit 1")
+    (message,) = demo.inboxes["webhook"].list()
+    assert message["key"] == key
+    assert [state for state, *_ in states()] == ["sent", "sent", "skipped", "sent"]
+
+
+def test_what_is_held_together_says_so_of_each(demo):
+    ann = reach("ann", "webhook", f"{demo.url}/webhook/ann")
+    for _ in range(4):
+        above(ann, "BTCUSD")
+    routed(["webhook"])
+    targets.be_quiet(ann, time(0), time(23, 59, 59))
+    run()
+    ((told,),) = db.rows("select max(id) from notification")
+    story = timeline.of_notification(told)
+    assert story
+    what = story["steps"][-1].what
+    assert what.startswith("held in one message with delivery ")
+    assert what.endswith(": quiet hours")
 
 
 def test_whoever_unsubscribes_or_changes_their_address_gets_nothing_that_is_on_its_way(server):
