@@ -101,8 +101,8 @@ def attempt(way: Way, delivery: dict[str, Any]) -> str:
     """Send one message and record what came of it: sent, dry, failed, dead, put_back, postponed or held."""
     try:
         text = written(delivery)
-        if wait := quiet(delivery, datetime.now(UTC)):
-            deliveries.postpone(delivery, wait, routing.QUIET, "held")
+        if held := to_hold(delivery, datetime.now(UTC)):
+            deliveries.postpone(delivery, *held, "held")
             return "held"
         if delivery["mode"] != "live":
             deliveries.close_try(delivery, "dry")
@@ -142,12 +142,14 @@ def written(delivery: dict[str, Any]) -> Message:
         raise Rejected(f"no message can be made of its data: {error!r}") from error
 
 
-def quiet(delivery: dict[str, Any], now: datetime) -> timedelta | None:
-    """How long its user's quiet hours still last: they may have begun, or been set, since it was routed."""
-    if delivery["from_time"] is None:
-        return None
-    ends_at = quiet_until(now, known_zone(delivery["zone"]), delivery["from_time"], delivery["until_time"])
-    return ends_at - now if ends_at else None
+def to_hold(delivery: dict[str, Any], now: datetime) -> tuple[timedelta, str] | None:
+    """How long it is held and why, if its user has become quiet or has muted any of it since it was routed."""
+    if delivery["from_time"] is not None:
+        ends_at = quiet_until(now, known_zone(delivery["zone"]), delivery["from_time"], delivery["until_time"])
+        if ends_at:
+            return ends_at - now, routing.QUIET
+    muted = [each["subject"] for each in (delivery, *delivery["others"]) if each["muted"]]
+    return (timedelta(), f"{muted[0]} is muted") if muted else None
 
 
 def unsubscribe(delivery: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from peewee import BigIntegerField, CompositeKey, IntegerField, TextField, UUIDF
 
 import db
 from models.fields import InstantField
-from models.targets import HELD_BACK, UNWANTED
+from models.targets import HELD_BACK, MUTED, UNWANTED
 
 
 class Delivery(db.BaseModel):
@@ -76,8 +76,8 @@ def claim(channel: str, place: str) -> dict[str, Any] | None:
         return None
     (delivery,) = claimed
     delivery["others"] = db.maps(
-        """select n.title, n.subject, n.created_at from delivery d join notification n on n.id = d.notification_id
-           where d.leader_id = %s""",
+        f"""select n.title, n.subject, n.created_at, {MUTED.format(now="now()")} as muted
+            from delivery d join notification n on n.id = d.notification_id where d.leader_id = %s""",
         delivery["id"],
     )
     return delivery
@@ -112,7 +112,7 @@ from first f join notification n on n.id = f.notification_id join app_user u on 
 where d.id = f.id
 returning d.id, d.channel, d.key, d.target, d.tries, d.tried_at, n.user_id, n.kind, n.severity, n.subject, n.title,
   n.data, n.created_at, u.email, u.zone, t.secret, t.off_reason, s.link_key, q.from_time, q.until_time,
-  {UNWANTED.format(channel="f.channel")} as unwanted,
+  {MUTED.format(now="now()")} as muted, {UNWANTED.format(channel="f.channel")} as unwanted,
   case when s.mode = 'live' and s.place = %s and s.place <> '' then 'live' else 'dry-run' end as mode
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 import db
 from domain.deliveries import price_is_back, quiet_until
 from domain.notifications import known_zone
-from models.targets import HELD_BACK, UNWANTED
+from models.targets import HELD_BACK, MUTED, UNWANTED
 
 BATCH = 1000  # notifications, or held deliveries, that one statement looks at
 MANY = 5  # messages of a kind to one user within WINDOW; further ones wait for its end and go together
@@ -46,8 +46,7 @@ def _quiet(now: datetime) -> list[str]:
 # What a user has said about this kind, on this channel, of this subject: null if nothing stands against it.
 _UNWANTED = f"""
   case when {UNWANTED} then n.kind || ' is not wanted by ' || {{channel}}
-       when exists (select from mute m where m.user_id = n.user_id and m.subject = n.subject
-                    and (m.until is null or m.until > t.now)) then n.subject || ' is muted' end
+       when {MUTED.format(now="t.now")} then n.subject || ' is muted' end
 """
 
 _ROUTE = f"""

@@ -94,11 +94,16 @@ class DeliverySwitch(db.BaseModel):
         table_name = "delivery_switch"
 
 
-# Of a notification `n`: whether its user wants none of its kind on a channel, and whether quiet hours `q` hold it.
+# Of a notification `n`: whether its user wants none of its kind on a channel, has muted its subject, and whether quiet
+# hours `q` hold it.
 UNWANTED = """
   not coalesce((select p.wanted from preference p
                 where p.user_id = n.user_id and p.channel = {channel} and p.kind in (n.kind, '*')
                 order by p.kind = '*' limit 1), true)
+"""
+MUTED = """
+  exists (select from mute m where m.user_id = n.user_id and m.subject = n.subject
+          and (m.until is null or m.until > {now}))
 """
 HELD_BACK = """
   (n.severity = 'info' or q.breaks_through is null or q.breaks_through = 'critical' and n.severity <> 'critical')

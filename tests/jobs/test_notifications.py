@@ -682,6 +682,41 @@ def test_what_is_held_together_says_so_of_each(demo):
     assert what.endswith(": quiet hours")
 
 
+def test_a_symbol_that_is_muted_after_routing_is_silent(server):
+    ann = user_with("ann@example.com")
+    for symbol in ("BTCUSD", "XAUUSD", "EURUSD"):
+        above(ann, symbol)
+    routed(["email"])
+    db.rows("insert into mute values (%s, 'BTCUSD', null), (%s, 'XAUUSD', %s)", ann, ann, NOW)
+    assert run() == {"held": 1, "sent": 2}, "the other mute has ended"
+    assert run() == {"dropped": 1}
+    assert [(state, reason) for state, _, reason in states()] == [
+        ("skipped", "BTCUSD is muted"),
+        ("sent", None),
+        ("sent", None),
+    ]
+
+
+@pytest.mark.parametrize("muted", ["BTCUSD", "XAUUSD"])
+def test_a_symbol_that_is_muted_leaves_the_message_that_it_was_to_go_in(server, muted):
+    ann = user_with("ann@example.com")
+    symbols = ("BTCUSD", "XAUUSD", "EURUSD", "GBPUSD", "AAPL")
+    for symbol in symbols:
+        above(ann, symbol)
+    routed(["email"])
+    server.answers["DATA"] = ["451 try later"]
+    assert run() == {"failed": 1}
+    make_due()
+    db.rows("insert into mute values (%s, %s)", ann, muted)
+    assert run() == {"held": 1}
+    counts = run()
+    assert (counts["released"], counts["dropped"]) == (4, 1)
+    assert dict(zip(symbols, [state for state, *_ in states()], strict=True)) == {
+        symbol: "skipped" if symbol == muted else "sent" for symbol in symbols
+    }
+    assert muted not in "".join(mail.get_body(("plain",)).get_content() for mail in server.mails)
+
+
 def test_whoever_unsubscribes_or_changes_their_address_gets_nothing_that_is_on_its_way(server):
     tell("ann"), tell("bob")
     routed(["email"])
