@@ -130,8 +130,11 @@ def written(delivery: dict[str, Any]) -> Message:
     """The message of a delivery. Raises Rejected if its data makes none: that costs this message alone."""
     if delivery["off_reason"]:
         raise Rejected(f"the address is off: {delivery['off_reason']}")
-    if not delivery["secret"] and delivery["channel"] != "console" and delivery["target"] != delivery["email"]:
-        raise Rejected("the address was removed")
+    if delivery["channel"] != "console" and delivery["target"] != delivery["email"]:
+        if not delivery["secret"]:
+            raise Rejected("the address was removed")
+        if not delivery["verified_at"]:
+            raise Rejected("the address is not verified")
     if delivery["unwanted"]:
         raise Rejected(f"{delivery['kind']} is not wanted by {delivery['channel']}")
     try:

@@ -111,7 +111,7 @@ from first f join notification n on n.id = f.notification_id join app_user u on 
   left join quiet_hours q on q.user_id = n.user_id and {HELD_BACK}
 where d.id = f.id
 returning d.id, d.channel, d.key, d.target, d.tries, d.tried_at, n.user_id, n.kind, n.severity, n.subject, n.title,
-  n.data, n.created_at, u.email, u.zone, t.secret, t.off_reason, s.link_key, q.from_time, q.until_time,
+  n.data, n.created_at, u.email, u.zone, t.secret, t.verified_at, t.off_reason, s.link_key, q.from_time, q.until_time,
   {MUTED.format(now="now()")} as muted, {UNWANTED.format(channel="f.channel")} as unwanted,
   case when s.mode = 'live' and s.place = %s and s.place <> '' then 'live' else 'dry-run' end as mode
 """

@@ -575,6 +575,22 @@ def test_an_address_that_was_removed_or_switched_off_after_routing_gets_nothing(
     assert sorted(reason for *_, reason in states()) == ["the address is off: by the user", "the address was removed"]
 
 
+def test_an_address_that_is_not_known_to_be_its_users_any_more_gets_nothing(demo):
+    ann = reach("ann", "telegram", "1001")
+    notifications.tell(ann, "order", "one")
+    routed(["telegram"])
+    db.rows("update target set verified_at = null")
+    assert run() == {"dead": 1}
+    assert states() == [("dead", 1, "the address is not verified")]
+    assert demo.requests["telegram"] == 0
+
+
+def test_the_apps_own_mail_address_needs_nobody_to_verify_it(server):
+    tell("ann")
+    targets.add(user_with("ann@example.com"), "email", "ann@example.com", verified=False)
+    assert run() == {"routed": 1, "sent": 1}
+
+
 def test_a_message_that_was_held_overnight_goes_in_the_run_in_which_it_is_let_go(server):
     tell("ann")
     targets.be_quiet(user_with("ann@example.com"), time(0), time(23, 59, 59))
