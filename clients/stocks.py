@@ -23,7 +23,6 @@ from clients.finnhub import FINNHUB
 from clients.providers import Provider
 from clients.twelve_data import TWELVE_DATA
 from clients.yahoo import YAHOO
-from domain.bad_ticks import agree
 from domain.failures import Rejected, Unavailable
 from domain.stocks import Fundamentals, History, Quote, Report, market_of
 
@@ -92,9 +91,9 @@ def _first(asks: Iterable[tuple[Provider, Callable[[], T]]]) -> T:
     raise prices.failure(problems)
 
 
-def vouched(quote: Quote, afford: Callable[[Provider], int]) -> bool:
-    """Whether another source gives about the same price."""
-    others, _ = prices.fetch(
+def fetch_others(quote: Quote, afford: Callable[[Provider], int]) -> list[Quote]:
+    """What the first of the other sources says of a quote's stock; nothing where none may be asked or none has it."""
+    found, _ = prices.fetch(
         [{"symbol": quote.symbol, "kind": "stock"}], afford=lambda p: 0 if p.name == quote.source else afford(p)
     )
-    return any(agree(quote.price, other.price) for other in others if other.price.is_finite() and other.price > 0)
+    return [other for other in found if isinstance(other, Quote)]

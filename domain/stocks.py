@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
 
-from domain.bad_ticks import NAMES, ROUNDING, Neighbours, impossible, out_of_level
+from domain.bad_ticks import NAMES, ROUNDING, Neighbours, agree, impossible, out_of_level
 from domain.budget import Window, bounds
-from domain.prices import Price, allowed_age
+from domain.prices import Price, allowed_age, doubt
 from domain.sessions import calendar
 
 HELD_EVERY = timedelta(seconds=15)  # a symbol that a user holds
@@ -196,6 +196,18 @@ def affordable(left: int, asked_at: datetime | None, now: datetime, open_left: t
 def ask_again_at(now: datetime, refused: int) -> datetime:
     """When a symbol that nobody knew `refused` times in a row is asked for again: an hour, two, four … a week later."""
     return now + min(PAUSE * 2 ** min(refused - 1, 20), LONGEST_PAUSE)
+
+
+def hopeless(quote: Quote, received_at: datetime) -> str | None:
+    """Why no market can have said this, whatever came before and whoever says it too; or None."""
+    return quote.impossible() or doubt(quote, received_at)
+
+
+def vouched(quote: Quote, others: Iterable[Quote], received_at: datetime) -> bool:
+    """Whether another source gives about the same price, of one that can be."""
+    if hopeless(quote, received_at):
+        return False
+    return any(agree(quote.price, other.price) for other in others if not hopeless(other, received_at))
 
 
 def quote_doubt(quote: Quote, near: Neighbours) -> str | None:

@@ -17,8 +17,8 @@ from clients.prices import NotItsTurn
 from clients.providers import Provider
 from domain.bad_ticks import Neighbours
 from domain.failures import Rejected, Renamed, Unavailable
-from domain.prices import CACHE_KEY, Price, doubt, snapshot
-from domain.stocks import Quote, quote_doubt, turns
+from domain.prices import CACHE_KEY, Price, snapshot
+from domain.stocks import Quote, hopeless, quote_doubt, turns, vouched
 from models import bars, companies, prices, quarantine, sessions, stocks
 from queues import DEFAULT, LOW, batches, job
 
@@ -39,12 +39,16 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     asked = [symbol for symbol in due if symbol in failures or symbol not in failed]
     received_at = datetime.now(UTC)
     seen, doubted = judge(found, received_at, allotment)
+    believed = {quote.symbol for quote in seen}
+    without = {
+        quote.symbol: Unavailable(f"doubted: {why}") for quote, why, _ in doubted if quote.symbol not in believed
+    }
     with db.transaction():
         stocks.asked("", asked, due_at)
-        written, turned = stocks.record(seen, failures, received_at)
-        stocks.known({quote.symbol for quote in seen}, received_at)
+        written, turned = stocks.record(seen, {**failures, **without}, received_at)
+        stocks.known(believed, received_at)
         renamed = stocks.renamed(names, seen)
-        unknown = [symbol for symbol in stocks.failed(failures, received_at) if symbol not in names]
+        unknown = [symbol for symbol in stocks.failed({**failures, **without}, received_at) if symbol not in names]
         tell(turned, unknown, renamed, quarantine.keep(doubted, received_at))
     show({quote["symbol"] for quote in written if quote["changed"]}, received_at)
     return {"asked": len(asked), "written": len(written), "failed": len(failures), "doubted": len(doubted)}
@@ -53,19 +57,32 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
 def judge(
     found: Iterable[Price], received_at: datetime, afford: Callable[[Provider], int]
 ) -> tuple[list[Quote], list[tuple[Quote, str, Neighbours]]]:
-    """Split quotes into those to believe and those to doubt; another source may vouch for a jump."""
-    quotes = {quote: quote.impossible() or doubt(quote, received_at) for quote in found if isinstance(quote, Quote)}
-    near = bars.around([quote for quote, hopeless in quotes.items() if not hopeless])
+    """Split quotes into those to believe and those to doubt.
+
+    Of a stock whose price is doubted another source is asked: it vouches for a jump, or its own price is believed.
+    """
     seen: list[Quote] = []
     doubted: list[tuple[Quote, str, Neighbours]] = []
-    for quote, hopeless in quotes.items():
-        around = near.get(quote.symbol, Neighbours())
-        reason = hopeless or quote_doubt(quote, around)
-        if reason and (hopeless or not clients.stocks.vouched(quote, afford)):
-            doubted.append((quote, reason, around))
+    for quote, reason, near in weigh(found, received_at):
+        others = clients.stocks.fetch_others(quote, afford) if reason else []
+        if reason and not vouched(quote, others, received_at):
+            doubted.append((quote, reason, near))
+            for other, against, around in weigh(others, received_at):
+                if against:
+                    doubted.append((other, against, around))
+                else:
+                    seen.append(other)
         else:
             seen.append(quote)
     return seen, doubted
+
+
+def weigh(found: Iterable[Price], received_at: datetime) -> list[tuple[Quote, str | None, Neighbours]]:
+    """Each quote with what speaks against it, if anything does, and the prices that it was judged by."""
+    against = {quote: hopeless(quote, received_at) for quote in found if isinstance(quote, Quote)}
+    near = bars.around([quote for quote, reason in against.items() if not reason])
+    around = {quote: near.get(quote.symbol, Neighbours()) for quote in against}
+    return [(quote, reason or quote_doubt(quote, around[quote]), around[quote]) for quote, reason in against.items()]
 
 
 def tell(

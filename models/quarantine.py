@@ -36,7 +36,10 @@ class Quarantined(db.BaseModel):
 
 
 def keep(doubted: Iterable[tuple[Quote | Bar, str, Neighbours]], received_at: datetime) -> list[dict[str, Any]]:
-    """Put what was doubted aside; the same again is counted. Returns the rows that are news."""
+    """Put what was doubted aside; the same again is counted. Returns the rows that are news.
+
+    Further prices of a source on a stock's day are none, while one of them waits for an operator: a fault lasts hours.
+    """
     rows = list({(thing.symbol, thing.source, _when(thing), str(value(thing))): (thing, reason, near)
                  for thing, reason, near in doubted}.values())  # fmt: skip
     return db.maps(
@@ -49,8 +52,14 @@ def keep(doubted: Iterable[tuple[Quote | Bar, str, Neighbours]], received_at: da
                   cast(%s as timestamptz) as t(now)
              on conflict (symbol, kind, source, happened_at, md5(value::text)) do update set
                times = q.times + 1, last_received_at = excluded.last_received_at
-             returning id, symbol, kind, source, reason, times)
-           select * from doubted where times = 1 order by id""",
+             returning id, symbol, kind, source, happened_at, reason, times)
+           select id, symbol, kind, source, reason, times from doubted d
+           where times = 1 and not exists (
+             select from quarantined o
+             where o.symbol = d.symbol and o.kind = d.kind and o.source = d.source and o.accepted_at is null
+               and o.happened_at >= date_trunc('day', d.happened_at, 'UTC')
+               and o.happened_at < date_trunc('day', d.happened_at, 'UTC') + interval '1 day')
+           order by id""",
         db.array(thing.symbol for thing, _, _ in rows),
         db.array("bar" if isinstance(thing, Bar) else "quote" for thing, _, _ in rows),
         db.array(thing.source for thing, _, _ in rows),

@@ -308,11 +308,53 @@ def test_a_jump_that_a_second_source_sees_too_is_believed_and_one_that_it_does_n
     monkeypatch.setitem(vars(config.settings), "finnhub_key", "a key")
     later = OPEN + 60 * SECOND
     sources["yahoo"] |= {"AAPL": say("AAPL", "51", at=later), "MSFT": say("MSFT", "40000", at=later)}
-    sources["finnhub"] |= {"AAPL": say("AAPL", "50", at=later), "MSFT": say("MSFT", "401", at=later)}
+    sources["finnhub"] |= {
+        s: say(s, price, at=later, source="finnhub") for s, price in (("AAPL", "50"), ("MSFT", "401"))
+    }
     run(later, clock)
     assert quote("AAPL")["last"] == 51
-    assert quote("MSFT")["last"] == 400
+    assert (quote("MSFT")["last"], quote("MSFT")["source"]) == (401, "finnhub")
     assert [row[0] for row in doubted()] == ["MSFT"]
+
+
+@pytest.mark.parametrize("price", ["10000", "NaN"])
+def test_while_a_source_says_what_cannot_be_the_next_one_keeps_the_price_fresh_and_the_fault_is_told_once(
+    sources, clock, monkeypatch, price
+):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "100")
+    run(OPEN, clock)
+    monkeypatch.setitem(vars(config.settings), "finnhub_key", "a key")
+    for n in range(1, 60):
+        at = OPEN + timedelta(minutes=n)
+        sources["yahoo"]["AAPL"] = say("AAPL", price, at=at)
+        sources["finnhub"]["AAPL"] = say("AAPL", f"10{n % 10}", at=at, source="finnhub")
+        run(at, clock)
+    (row,) = prices.quotes(at, ["AAPL"])
+    assert (row["price"], row["source"], row["happened_at"], row["state"]) == (109, "finnhub", at, "fresh")
+    assert db.rows("select count(*), count(*) filter (where source = 'yahoo') from quarantined") == [(59, 59)]
+    assert db.rows("select count(*) from event where topic = 'stocks.quarantined'") == [(1,)]
+
+
+def test_where_all_sources_say_what_cannot_be_the_last_price_stays_and_the_operator_reads_why(
+    sources, clock, monkeypatch
+):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "100")
+    run(OPEN, clock)
+    monkeypatch.setitem(vars(config.settings), "finnhub_key", "a key")
+    later = OPEN + 60 * SECOND
+    sources["yahoo"]["AAPL"] = say("AAPL", "10000", at=later)
+    sources["finnhub"]["AAPL"] = say("AAPL", "0.5", at=later, source="finnhub")
+    run(later, clock)
+    (row,) = prices.quotes(later, ["AAPL"])
+    assert (row["price"], row["state"]) == (100, "fresh")
+    assert row["error"].startswith("doubted: ")
+    assert [(symbol, value) for symbol, _, value, *_ in doubted()] == [("AAPL", "10000"), ("AAPL", "0.5")]
+    sources["yahoo"]["AAPL"] = say("AAPL", "101", at=later + 60 * SECOND)
+    run(later + 60 * SECOND, clock)
+    assert quote("AAPL")["error"] is None
+    assert db.rows("select error from stock") == [(None,)]
 
 
 # --- age
