@@ -21,6 +21,7 @@ def up(migrator, db):
           reason text check (reason in ('old', 'rejected')),  -- why it is stale
           price numeric check (price > 0 and price < 1e15), source text,
           happened_at timestamptz, received_at timestamptz,
+          said_at timestamptz,  -- by the source's clock: later than happened_at where that runs ahead of ours
           stale_at timestamptz,  -- from then on the price is old, whether or not anybody has said so yet
           previous numeric, previous_source text,  -- the last price that was another one
           previous_happened_at timestamptz, previous_received_at timestamptz,
@@ -29,7 +30,8 @@ def up(migrator, db):
           check ((state = 'missing') = (price is null)),
           check ((state = 'stale') = (reason is not null)),
           check ((price is null) = (source is null) and (price is null) = (happened_at is null)
-                 and (price is null) = (received_at is null) and (price is null) = (stale_at is null)),
+                 and (price is null) = (received_at is null) and (price is null) = (stale_at is null)
+                 and (price is null) = (said_at is null)),
           check ((previous is null) = (previous_source is null) and (previous is null) = (previous_happened_at is null)
                  and (previous is null) = (previous_received_at is null))
         ) with (fillfactor = 50);

@@ -63,7 +63,7 @@ def _count(sql: str, names: Mapping[str, object]) -> int:
     return int(db.database.execute_sql(sql, names).fetchone()[0])
 
 
-_QUOTE = """state, reason, price, source, happened_at, received_at, stale_at,
+_QUOTE = """state, reason, price, source, happened_at, received_at, said_at, stale_at,
   previous, previous_source, previous_happened_at, previous_received_at"""
 _DAY = "last, open, high, low, previous_close, volume, bid, ask, market_cap, currency, source, happened_at, received_at"
 

@@ -44,6 +44,7 @@ class Quote(db.BaseModel):
     source = TextField(null=True)
     happened_at = InstantField(null=True)
     received_at = InstantField(null=True)
+    said_at = InstantField(null=True)  # by the source's clock: later than happened_at where that runs ahead of ours
     stale_at = InstantField(null=True)
     previous = DecimalField(null=True)
     previous_source = TextField(null=True)
@@ -114,20 +115,22 @@ def record(
     return written, [quote for quote in written + settled if quote["was"] != quote["state"]]
 
 
-# A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together.
+# A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together. What a source whose
+# clock runs ahead says again and again is one observation: our clock, by which it is written, makes none of it.
 _WRITE = """
 with seen as materialized (
-  select s.symbol, s.price, least(s.happened_at, now) as happened_at, s.source, s.allowed, s.old_at, now
+  select s.symbol, s.price, least(s.said_at, now) as happened_at, s.said_at, s.source, s.allowed, s.old_at, now
   from unnest(%s::text[], %s::numeric[], %s::timestamptz[], %s::text[], %s::interval[], %s::timestamptz[])
-         as s(symbol, price, happened_at, source, allowed, old_at), cast(%s as timestamptz) as now
+         as s(symbol, price, said_at, source, allowed, old_at), cast(%s as timestamptz) as now
 ), newer as materialized (
   select s.*, q.state as was, q.price is distinct from s.price as changed,
          coalesce(s.old_at, s.happened_at + coalesce(i.max_age, s.allowed)) as stale_at
   from seen s join instrument i on i.symbol = s.symbol and i.active join quote q on q.symbol = s.symbol
-  where q.happened_at is null or q.happened_at < s.happened_at
+  where q.happened_at is null or q.happened_at < s.happened_at and (q.said_at < s.said_at or q.source <> s.source)
 ), written as (
   update quote q set
-    price = n.price, source = n.source, happened_at = n.happened_at, received_at = n.now, stale_at = n.stale_at,
+    price = n.price, source = n.source, happened_at = n.happened_at, received_at = n.now, said_at = n.said_at,
+    stale_at = n.stale_at,
     state = case when n.stale_at > n.now then 'fresh' else 'stale' end,
     reason = case when n.stale_at > n.now then null else 'old' end,
     previous = case when n.changed then q.price else q.previous end,

@@ -227,6 +227,8 @@ def record(
     old = {quote.symbol: old_at(quote, limits.get(quote.symbol)) for quote in quotes}
     with db.transaction():
         written, turned = prices.record(quotes, failures, received_at, old)
+        newer = {quote["symbol"] for quote in written}
+        quotes = [quote for quote in quotes if quote.symbol in newer]
         columns = (
             "symbol", "price", "open", "high", "low", "previous_close", "volume", "bid", "ask", "market_cap",
             "currency", "source", "happened_at",

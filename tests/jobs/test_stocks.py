@@ -373,6 +373,15 @@ def test_a_feed_that_is_frozen_makes_its_price_stale_and_no_clock_of_ours_refres
     assert fresh["age"] > fresh["allowed"]
 
 
+def test_a_frozen_price_that_is_stamped_ahead_is_no_news_however_often_it_is_said(sources, clock):
+    watch("AAPL", user())
+    sources["yahoo"]["AAPL"] = say("AAPL", "200", at=OPEN + timedelta(minutes=14))
+    for n in range(32):
+        run(OPEN + timedelta(minutes=n), clock)
+    assert db.rows("select happened_at, received_at from tick") == [(OPEN, OPEN)]
+    assert (quote("AAPL")["happened_at"], quote("AAPL")["received_at"]) == (OPEN, OPEN)
+
+
 def test_the_last_price_of_a_day_is_not_old_before_the_next_day_has_begun(sources, clock):
     closing = datetime(2026, 11, 25, 20, 59, tzinfo=UTC)
     watch("AAPL", user())

@@ -157,6 +157,16 @@ def test_a_clock_that_runs_ahead_is_set_back_to_ours(database):
     assert quote()["happened_at"] == NOW
 
 
+def test_what_a_clock_that_runs_ahead_says_again_is_one_observation_and_no_clock_of_ours_makes_it_another(database):
+    for second in range(0, 1200, 60):
+        prices.record([price("97000", at=after(600))], {}, after(second))
+    assert (quote()["happened_at"], ticks()) == (NOW, [97000])
+    prices.record([price("97000", at=after(1205))], {}, after(1200))
+    assert (quote()["happened_at"], ticks()) == (after(1200), [97000, 97000]), "it goes on"
+    prices.record([price("97001", at=after(1204), source="yahoo")], {}, after(1204))
+    assert quote()["happened_at"] == after(1204), "another source's clock is another one"
+
+
 def test_two_syncs_at_once_write_each_observation_once(database):
     symbols = [f"S{i}" for i in range(50)]
     for symbol in symbols:

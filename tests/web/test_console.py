@@ -18,6 +18,7 @@ from web import page
 # every price, of some source and of some age, where a minute is allowed
 QUOTE = """
 update quote set price = 1.5, source = %s, happened_at = now() - x.age, received_at = now() - x.age,
+  said_at = now() - x.age,
   stale_at = now() - x.age + interval '1 min', state = case when x.age < interval '1 min' then 'fresh' else 'stale' end,
   reason = case when x.age < interval '1 min' then null else 'old' end
 from (select cast(%s as interval)) x(age)
