@@ -16,7 +16,7 @@ class Allotment:
     """How many stocks of a market each source may be asked for in the run that is due at `now`: `allotment(YAHOO)`."""
 
     def __init__(self, market: str, now: datetime) -> None:
-        self.now, self.is_open = now, calendar(market).is_open(now)
+        self.market, self.now, self.is_open = market, now, calendar(market).is_open(now)
         self.share, self.open_left = share_of_day(market, stocks.markets(), now)
 
     def __call__(self, provider: Provider) -> int:
@@ -26,8 +26,11 @@ class Allotment:
             return most
         if not self.is_open:  # somebody wants this run
             return min(most, left)
-        mine = int(left * self.share)
-        return min(most, affordable(mine, gate.asked_at(provider), self.now, self.open_left))
+        asked_at = gate.asked_at(provider, self.market)  # not by whom else it was asked meanwhile
+        count = min(most, affordable(int(left * self.share), asked_at, self.now, self.open_left))
+        if count:
+            gate.asked(provider, self.market, self.now)
+        return count
 
 
 def calls_of_day(providers: Iterable[Provider], now: datetime) -> int | None:

@@ -6,7 +6,8 @@ statement in PostgreSQL, before the call, so that racing workers or a lost count
 
 Keys (values are small and stay):
   nightdesk:provider:<name>  hash: failures, opens, open_until, probe_until (epoch seconds), ok_at,
-                             error, error_at, counters (JSON: what the provider itself says we used)
+                             error, error_at, counters (JSON: what the provider itself says we used),
+                             prices:<market> (when it was last asked for prices of that market's stocks)
   nightdesk:spent:<name>:<window>:<n>  credits in the n-th tenth of the window since the epoch
 """
 
@@ -134,10 +135,15 @@ def blocked(provider: Provider, now: datetime) -> bool:
     return until is not None and float(until) > now.timestamp()
 
 
-def asked_at(provider: Provider) -> datetime | None:
-    """When it last answered or failed."""
-    raw: Any = db.redis().hmget(_key(provider.name), "ok_at", "error_at")
-    return _instant(max((value.decode() for value in raw if value), default=None, key=float))
+def asked_at(provider: Provider, market: str) -> datetime | None:
+    """When it was last asked for prices of a market, by what `asked` noted."""
+    raw: Any = db.redis().hget(_key(provider.name), f"prices:{market}")
+    return _instant(raw and raw.decode())
+
+
+def asked(provider: Provider, market: str, now: datetime) -> None:
+    """Note that it is asked for prices of a market."""
+    db.redis().hset(_key(provider.name), f"prices:{market}", now.timestamp())
 
 
 def of_day(provider: Provider, now: datetime) -> tuple[int, int] | None:

@@ -115,8 +115,8 @@ def record(
     return written, [quote for quote in written + settled if quote["was"] != quote["state"]]
 
 
-# A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together. What a source whose
-# clock runs ahead says again and again is one observation: our clock, by which it is written, makes none of it.
+# A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together. What a source
+# whose clock runs ahead says again is the same observation, though ours, by which it is written, has gone on.
 _WRITE = """
 with seen as materialized (
   select s.symbol, s.price, least(s.said_at, now) as happened_at, s.said_at, s.source, s.allowed, s.old_at, now

@@ -17,9 +17,10 @@ import config
 import db
 from clients import gate
 from clients.alpha_vantage import ALPHA_VANTAGE
+from clients.twelve_data import TWELVE_DATA
 from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.sessions import calendar, set_calendars
-from domain.stocks import Fundamentals, Quote, Report
+from domain.stocks import Fundamentals, Quote, Report, market_of
 from jobs.stocks import sync_earnings_calendar, sync_fundamentals, sync_stock_prices
 from models import prices, sessions, stocks
 
@@ -442,6 +443,33 @@ def test_with_25_calls_a_day_and_60_symbols_the_most_wanted_are_served_and_there
     assert len(calls) == 25
     (state,) = gate.states({"a": ALPHA_VANTAGE}, now[0])
     assert [w.used for w in state.windows if w.window == "day"] == [25]
+
+
+@pytest.mark.parametrize("markets", [("XNYS", "XLON"), ("XLON", "XNYS")])
+def test_markets_that_share_a_short_budget_have_each_their_part_whoever_asks_first(
+    sources, clock, redis, monkeypatch, markets
+):
+    monkeypatch.setitem(vars(config.settings), "yahoo", False)
+    monkeypatch.setitem(vars(config.settings), "twelve_data_key", "a key")
+    now, calls = [OPEN], Counter()
+
+    def fetch_quotes(symbols):
+        gate.enter(TWELVE_DATA, len(symbols), now=now[0])
+        gate.succeeded(TWELVE_DATA, {}, now=now[0])
+        calls.update(map(market_of, symbols))
+        return [say(symbol, "100", at=now[0], source="twelve-data") for symbol in symbols], {}
+
+    monkeypatch.setattr(clients.prices, "FETCH_STOCKS", {"yahoo": None, TWELVE_DATA.name: fetch_quotes})
+    one = user()
+    for n in range(15):
+        watch(f"US{n}", one), watch(f"LN{n}.L", one)
+    for n in range(120):
+        for place, market in enumerate(markets):
+            due_at = OPEN + n * 30 * SECOND
+            now[0] = due_at + place * SECOND
+            run(due_at, clock, market)
+    assert min(calls[market] for market in markets) > 0.8 * max(calls.values())
+    assert calls.total() > 80  # an hour's part of a day's 640
 
 
 # --- companies
