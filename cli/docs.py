@@ -107,12 +107,42 @@ def contract() -> str:
                 lines += _table(model)
     lines += ["## Redis", "", "| key or channel | what it holds |", "|---|---|"]
     lines += [f"| `{name}` | {words} |" for name, words in keys()]
+    lines += ["", *_http(), "", *_topics()]
     return "\n".join(lines) + "\n"
+
+
+def _http() -> list[str]:
+    """What the app and its users ask for, in the words of who answers."""
+    from web import api, live
+
+    lines = ["## HTTP", "", "[web.md](web.md) says who gets in, and with what.", ""]
+    for route in api.ROUTES:
+        if route.path in ("/api/quotes", "/api/candles", "/api/tickers", "/api/notifications"):
+            lines += [f"- `GET {route.path}`: {_words(route.endpoint)}"]
+    return [*lines, f"- `/events`: {_words(live)}"]
+
+
+def _topics() -> list[str]:
+    """Every fact in the event table, and who hears of it."""
+    from events import TOPICS
+    from web.listeners import PUBLIC
+
+    lines = [
+        "## Facts", "",
+        "Topics in the table `event` and on `/events`. A user's own are heard by that user alone, of those that are",
+        "nobody's the app's users hear what has a star.", "", "| topic | what it says |", "|---|---|",
+    ]  # fmt: skip
+    return lines + [f"| `{topic}`{' *' if topic in PUBLIC else ''} | {words} |" for topic, words in TOPICS.items()]
+
+
+def _words(thing: Any) -> str:
+    """A docstring as one line."""
+    return " ".join((inspect.getdoc(thing) or "").split())
 
 
 def _table(model: type[db.BaseModel]) -> list[str]:
     meta: Any = model._meta
-    words = " ".join((inspect.getdoc(model) or "").split())
+    words = _words(model)
     lines = [f"### `{meta.table_name}` ({model.app_may})", "", words, "", "| column | type | null |", "|---|---|---|"]
     types = {
         "DATETIME": "timestamptz",

@@ -1,6 +1,6 @@
-"""/events: facts and state as they come, by WebSocket or server-sent events, resumable by token.
+"""Facts and state as they come, by WebSocket or server-sent events, resumable by token.
 
-The first message is `{"topic": "hello"}`, or `{"topic": "gap"}` to who asks to resume (`?after=xid-id`
+Every message is JSON. The first is `{"topic": "hello"}`, or `{"topic": "gap"}` to who asks to resume (`?after=xid-id`
 or `Last-Event-ID`) behind a token whose events are no longer kept: reload. Facts carry an `id`, which
 is the next token, and so do hello, gap and `{"topic": "here"}`, which says that the line is open; state
 (quotes) carries none. A token that the app signed is good until its `exp`: come back with a fresh one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -10,7 +11,9 @@ import pytest
 import db
 from cli.docs import jobs, models, pages, together
 from cli.migrate import grant
+from config import ROOT
 from domain.prices import Price
+from events import TOPICS
 from jobs.alerts import check_alerts
 from models import prices
 
@@ -18,6 +21,16 @@ from models import prices
 def test_generated_files_are_up_to_date() -> None:
     old = [path.name for path, text in pages().items() if not path.is_file() or path.read_text() != text]
     assert not old, "run `nightdesk docs`"
+
+
+def test_every_topic_that_the_code_writes_is_in_the_contract_and_none_besides() -> None:
+    code = "\n".join(
+        path.read_text() for folder in ("jobs", "models", "engine") for path in (ROOT / folder).glob("*.py")
+    )
+    subjects = {topic.partition(".")[0] for topic in TOPICS}
+    written = set(re.findall(rf"""["']((?:{"|".join(subjects)})\.[a-z_]+)["']""", code))
+    written |= set(re.findall(r"""publish\(\s*"([^"]+)\"""", code))
+    assert written | {"prices.fresh", "prices.missing", "prices.stale"} == set(TOPICS)  # these are put together
 
 
 def test_a_job_with_several_entries_stands_with_all_their_cadences() -> None:
