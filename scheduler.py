@@ -151,7 +151,7 @@ class Scheduler(RqScheduler):
                 while not self.stopping:
                     self._turn()
                     outages.ended(outages.REDIS_AWAY)
-                    if burst:
+                    if burst and not self._due():
                         return
                     self._sleep(news)
             except (RedisError, OSError, Unknown) as failure:
@@ -264,10 +264,14 @@ class Scheduler(RqScheduler):
         now, ready, self.ready = self.now(), self.ready, None
         if ready and ready.due_at <= now < ready.good_until:
             self._send(ready)
-        elif due := [s for s in self.states.values() if s.due_at <= now and self._is_ours(s)]:
+        elif due := self._due():
             self.fire(due)
         if time.monotonic() - self.looked > LOOK_AGAIN:
             self.look()
+
+    def _due(self) -> list[State]:
+        now = self.now()
+        return [state for state in self.states.values() if state.due_at <= now and self._is_ours(state)]
 
     def _is_ours(self, state: State) -> bool:
         return state.cadence is not None and self.held_back.get(state.id, 0.0) <= time.monotonic()

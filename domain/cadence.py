@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import count
+from heapq import heappop, heappush
+from itertools import islice, takewhile
 from typing import Protocol
 from zlib import crc32
 from zoneinfo import ZoneInfo
@@ -20,6 +21,7 @@ from domain.sessions import calendar
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")
 MILLISECOND = timedelta(milliseconds=1)
+MOST_AT_ONCE = 250  # due times that are counted one by one, so that what else is due does not wait for it
 LONGEST = timedelta(days=366)
 LONGEST_WHILE_OPEN = timedelta(hours=1)  # a longer period could pass a short session by
 
@@ -32,7 +34,10 @@ class Cadence(Protocol):
         ...
 
     def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
-        """From the due time `due` on: the last one that is not later than `now`, and how many lie before it."""
+        """From the due time `due` on: the last one that is not later than `now`, and how many lie before it.
+
+        What has to be counted one by one ends after MOST_AT_ONCE: the next due time may have passed as well.
+        """
         ...
 
 
@@ -76,20 +81,26 @@ class Cron:
 
     def after(self, instant: datetime) -> datetime:
         """See Cadence."""
-        start = instant.astimezone(self.zone).replace(tzinfo=None) - timedelta(hours=3)
-        found: list[datetime] = []
-        for local in self._local_times(start):
-            found += [at for at in self._instants(local) if at > instant]
-            # A repeated hour makes instants run ahead of local times, by never more than the shift.
-            if found and local.replace(tzinfo=self.zone, fold=0) > min(found) + timedelta(hours=3):
-                break
-            if found and not self._near_shift(local):
-                break
-        return min(found)
+        return next(self._due_times(instant))
 
     def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
         """See Cadence."""
-        return _counted(self, due, now)
+        return _counted(due, self._due_times(due), now)
+
+    def _due_times(self, instant: datetime) -> Iterator[datetime]:
+        """Those later than `instant`, in order."""
+        start = instant.astimezone(self.zone).replace(tzinfo=None)
+        if self._near_shift(start):
+            start -= timedelta(hours=3)
+        ahead: list[datetime] = []  # a repeated hour makes instants run ahead of local times
+        for local in self._local_times(start):
+            instants = self._instants(local)
+            for at in instants:
+                heappush(ahead, at)
+            while instants and ahead and ahead[0] <= instants[0]:
+                if (at := heappop(ahead)) > instant:
+                    yield at
+                    instant = at
 
     def _local_times(self, start: datetime) -> Iterator[datetime]:
         from croniter import CroniterBadDateError, croniter
@@ -127,14 +138,10 @@ def jump(low: datetime, high: datetime, zone: tzinfo) -> datetime:
     return high.replace(microsecond=0)
 
 
-def _counted(when: Cadence, due: datetime, now: datetime) -> tuple[datetime, int]:
+def _counted(due: datetime, following: Iterator[datetime], now: datetime) -> tuple[datetime, int]:
     """`latest`, one due time after the other."""
-    for before in count():
-        following = when.after(due)
-        if following > now:
-            return due, before
-        due = following
-    raise AssertionError
+    passed = [due, *takewhile(lambda at: at <= now, islice(following, MOST_AT_ONCE))]
+    return passed[-1], len(passed) - 1
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,12 @@ class AtBell:
 
     def latest(self, due: datetime, now: datetime) -> tuple[datetime, int]:
         """See Cadence."""
-        return _counted(self, due, now)
+        return _counted(due, self._due_times(due), now)
+
+    def _due_times(self, instant: datetime) -> Iterator[datetime]:
+        while True:
+            instant = self.after(instant)
+            yield instant
 
     def __str__(self) -> str:
         return f"{self.bell} {self.market} {_duration(self.by)}"
@@ -310,22 +322,14 @@ def plan(
 ) -> Plan:
     """Decide for an entry whose due time has come.
 
-    Of several due times that have passed only the latest runs; the others are recorded. With
-    `skip_late` the latest does not run either once it is older than `grace`.
+    Of several due times that have passed only the latest runs; the others are recorded, very many in portions:
+    the next one is due at once then. With `skip_late` the latest does not run either once it is older than `grace`.
     """
     latest, before = when.latest(due, now)
     following = when.after(latest)
-    late = skip_late and now - latest > grace
-    if late:
+    if following <= now or (skip_late and now - latest > grace):
         return Plan(None, Missed(due, latest, before + 1), following)
     if not before:
         return Plan(latest, None, following)
-    # The due time before the latest: exact for a grid, a search for the rest.
-    last = latest - when.period if isinstance(when, Every) else _before(when, due, latest)
+    last, _ = when.latest(due, latest - MILLISECOND)
     return Plan(latest, Missed(due, last, before), following)
-
-
-def _before(when: Cadence, due: datetime, latest: datetime) -> datetime:
-    while (following := when.after(due)) < latest:
-        due = following
-    return due

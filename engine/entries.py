@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import db
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
-MOST_MISSED = 500  # due times of a cron line that are counted one by one after a long standstill
 Freshness = Callable[[datetime], list[dict[str, Any]]]  # rows {name, age, allowed} at an instant
 
 log = logging.getLogger("nightdesk.entries")
@@ -145,16 +144,10 @@ def declaration(entry: Entry, override: dict[str, Any], now: datetime) -> dict[s
     """
     fields = entry.fields(override)
     when = cadence(fields["cadence"])
-    due = when.after(now)
-    if last := override.get("last_due_at"):
-        due = when.after(last)
-        often = now - due > MOST_MISSED * (when.after(due) - due)
-        if often and not isinstance(when, Every):  # counting them one by one would take too long: those of a day
-            due = when.after(max(last, now - timedelta(days=1)))
     meta = {"cadence": fields["cadence"]}
     return {
         "id": entry.id,
-        "due": steps.milliseconds(due),
+        "due": steps.milliseconds(when.after(override.get("last_due_at") or now)),
         "fresh": steps.milliseconds(when.after(now)),
         "version": int(override.get("version") or 0),
         "fields": fields,

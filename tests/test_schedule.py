@@ -419,6 +419,27 @@ def test_of_missed_due_times_the_latest_runs_and_the_others_are_one_row(schedule
     assert due + count * 10_000 == int(run.split("-")[1])
 
 
+def test_a_frequent_cron_line_is_counted_to_the_last_due_time_while_the_others_go_on(scheduler, redis):
+    made = scheduler(Entry(cron("* * * * *"), work.bug), entry(3600))
+    due = set_due(redis, "bug", 20 * 3600) // 60_000 * 60_000
+    redis.hset("nightdesk:entry:bug", "due", due)
+    set_due(redis, "fine", 1)
+    assert fire(made) == {"bug": "skip", "fine": "run"}  # the others do not wait until all is counted
+    while waiting(redis)[-1][:3] != "bug":
+        made._turn()
+    run = int(waiting(redis)[-1].split("-")[1])
+    assert 0 <= steps.now(redis) - run < 120_000
+    assert skips() == [("bug", "misfire", (run - due) // 60_000, (run - due) / 1000 - 60)]
+
+
+def test_a_burst_ends_when_nothing_is_due_any_more(scheduler, redis, start):
+    scheduler(Entry(cron("* * * * *"), work.bug))
+    set_due(redis, "bug", 20 * 3600)
+    code = CODE.partition("Scheduler(")[0] + "Scheduler([]).run(burst=True)"
+    assert start("python", "-c", code).wait(30) == 0
+    assert len(waiting(redis)) == 1
+
+
 def test_where_a_late_run_is_worthless_missed_due_times_are_skipped(scheduler, redis):
     half_an_hour_ago = (steps.now(redis) - 1_800_000) // 1000 * 1000
     hourly = Every(timedelta(hours=1), timedelta(milliseconds=half_an_hour_ago % 3_600_000))

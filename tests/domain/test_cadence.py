@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from domain.cadence import EPOCH, Every, cadence, cron, every, plan, stable_stagger
+from domain.cadence import EPOCH, MOST_AT_ONCE, Cron, Every, cadence, cron, every, plan, stable_stagger, while_open
 
 LONDON, NEW_YORK, LORD_HOWE = "Europe/London", "America/New_York", "Australia/Lord_Howe"
 # The days of 2026 on which clocks change; Lord Howe moves by half an hour, Troll by two.
@@ -202,6 +202,38 @@ def test_missed_due_times_of_a_cron_line_are_those_of_counting(line, instant, sl
         passed.append(when.after(passed[-1]))
     now = passed[-1] + share * (when.after(passed[-1]) - passed[-1]) * 0.999
     assert when.latest(passed[0], now) == (passed[-1], slots)
+
+
+@pytest.mark.parametrize("line", ["* * * * *", "*/5 * * * *", "17 3 * * *"])
+def test_the_next_due_time_of_a_cron_line_is_looked_for_from_the_instant_itself(line, monkeypatch):
+    walked = []
+    local_times = Cron._local_times
+    monkeypatch.setattr(
+        Cron, "_local_times", lambda *args: (walked.append(local) or local for local in local_times(*args))
+    )
+    at = datetime(2026, 6, 15, 12, tzinfo=UTC)
+    assert cron(line, LONDON).after(at) > at
+    assert len(walked) <= 2
+
+
+@pytest.mark.parametrize("misfire", ["run", "skip"])
+@pytest.mark.parametrize(
+    ("when", "count"), [(cron("* * * * *", LONDON), 2880), (every(60), 2880), (while_open("CRYPTO", 60), 2880)]
+)
+def test_very_many_missed_due_times_are_recorded_in_portions_each_once_and_only_the_latest_runs(when, count, misfire):
+    due = when.after(datetime(2026, 10, 24, 11, 59, tzinfo=UTC))  # through the night on which London's clocks change
+    now = due + count * timedelta(minutes=1) - MS
+    first, recorded, at = due, 0, due
+    while due <= now:
+        decided = plan(when, due, now, skip_late=misfire == "skip", grace=timedelta(minutes=1))
+        if missed := decided.missed:
+            assert (missed.first, missed.last) == (due, due + (missed.count - 1) * timedelta(minutes=1))
+            assert isinstance(when, Cron) is False or missed.count <= MOST_AT_ONCE + 1
+            recorded += missed.count
+        assert (decided.run is None) == (decided.next <= now)
+        at, due = decided.run, decided.next
+    assert (at, due) == (first + (count - 1) * timedelta(minutes=1), first + count * timedelta(minutes=1))
+    assert recorded == count - 1
 
 
 @pytest.mark.parametrize("line", ["", "* * * *", "* * * * * *", "61 * * * *", "0 24 * * *", "@daily", "0 0 32 * *"])
