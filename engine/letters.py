@@ -13,6 +13,8 @@ from models import runs
 if TYPE_CHECKING:
     from redis import Redis
 
+UNDER_WAY = (b"queued", b"started", b"scheduled", b"deferred")
+
 
 def retry(redis: Redis, which: Sequence[str], who: str) -> int:
     """Enqueue the open ones again with their arguments and due time, in the transaction that settles them.
@@ -41,22 +43,25 @@ def _settle(which: Sequence[str], who: str, action: str) -> list[dict[str, Any]]
 
 
 def _enqueue(redis: Redis, letter: dict[str, Any]) -> None:
-    spec = queues.registry.get(letter["job"])
+    """Anew, with its entry's limits; not if another tool did so before and it waits, or runs."""
+    run_id, entry, spec = letter["run_id"], letter["entry"], queues.registry.get(letter["job"])
+    if redis.hget(f"rq:job:{run_id}", "status") in UNDER_WAY:
+        return
     with redis.pipeline(transaction=True) as pipe:
-        pipe.zrem(f"rq:failed:{letter['queue']}", letter["run_id"])
-        pipe.delete(f"rq:results:{letter['run_id']}", f"rq:job:{letter['run_id']}")
+        pipe.zrem(f"rq:failed:{letter['queue']}", run_id)
+        pipe.delete(f"rq:results:{run_id}", f"rq:job:{run_id}")
         pipe.execute()
     steps.enqueue(
         redis,
         letter["job"],
         letter["queue"],
-        run_id=letter["run_id"],
+        run_id=run_id,
         args=tuple(letter["arguments"].get("args", ())),
         kwargs=letter["arguments"].get("kwargs", {}),
         due=steps.milliseconds(letter["due_at"]),
-        entry=letter["entry"],
+        entry=entry,
         timeout=spec.timeout if spec else 60,
         tries=spec.tries if spec else 1,
-        limits=entries.limits_of(spec, None) if spec else "",
+        limits=entries.limits_of(spec, entry if run_id.startswith(f"{entry}-") else None) if spec else "",
         attempt=letter["attempt"],
     )

@@ -141,7 +141,8 @@ local function start(id, queue)
   local entry, limits, origin, status, attempt = h[3], h[6], h[16], h[17], h[18] or '0'
   if not origin then return nil end -- deleted by another tool while it waited
   if ENDED[status] then return nil end -- queued twice: this is the second
-  if status == 'started' and call('EXISTS', 'rq:executions:' .. id) == 1 then return nil end
+  -- In somebody's hand, whatever another tool made of its status meanwhile.
+  if (status == 'started' or attempt ~= '0') and call('EXISTS', 'rq:executions:' .. id) == 1 then return nil end
   if #id > 200 or string.find(id, '[^%w%p ]') then error('its id is no plain text of at most 200 characters', 0) end
   if #attempt > 9 or string.find(attempt, '%D') then error('nd_attempt is no number', 0) end
   if limits and limits ~= '' and full(cjson.decode(limits), id) then return nil end

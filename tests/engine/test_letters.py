@@ -1,0 +1,69 @@
+"""Dead letters: retried once, under their entry's limits, whoever else does so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rq.registry import FailedJobRegistry
+from rq.serializers import JSONSerializer
+
+from engine import letters
+from models import runs
+from tests.engine.desk import beat, end, outcomes, put, put_raw, status, take, waiting, work
+
+pytestmark = pytest.mark.usefixtures("database", "redis")
+
+
+def dead_letter(run_id, job="fine", entry="fine", **more):
+    """A run that ended as one, long ago."""
+    row = {"entry": entry, "run": run_id, "job": f"tests.engine.work.{job}", "queue": "default"}
+    row |= {"args": {"args": [], "kwargs": {}}, "due": 1.7e12, "attempt": 1, "ended": 1.7e12, "outcome": "failed"}
+    runs.write([json.dumps(row | {"dead": True, "error": "x"} | more)])
+    return run_id
+
+
+def test_a_letter_that_another_tool_enqueued_is_settled_and_not_enqueued_twice(redis):
+    run = put(redis, "bug")
+    work(redis)
+    FailedJobRegistry("default", connection=redis, serializer=JSONSerializer).requeue(run)
+    assert letters.retry(redis, [run], "ann") == 1
+    assert waiting(redis) == [run]
+    assert runs.dead_groups() == []
+    work(redis)
+    assert outcomes(run) == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("seen", ["queued", "scheduled"])
+def test_a_run_in_hand_is_handed_to_nobody_else_whatever_became_of_its_hash(redis, seen):
+    beat(redis), beat(redis, "v")
+    run = put(redis, "fine")
+    take(redis, execution="x")
+    put_raw(redis, run, status=seen, nd_attempt=1)
+    assert take(redis, "v") == ("ok", None)
+    take(redis, finished=end(run, "x"), queues=[])
+    assert status(redis, run) == "finished"
+
+
+def test_retried_runs_of_an_entry_wait_for_the_one_that_goes_on(redis):
+    beat(redis), beat(redis, "v")
+    limits = [["entry:fine", 1]]
+    running = put(redis, "fine", entry="fine", limits=limits)
+    take(redis, execution="x")
+    two = [dead_letter("fine-1"), dead_letter("fine-2")]
+    assert letters.retry(redis, two, "ann") == 2
+    assert take(redis, "v") == ("ok", None)
+    take(redis, finished=end(running, "x", limits=limits), queues=[])
+    assert take(redis, "v", execution="y")[1] == "fine-1"
+    assert take(redis)[1] is None
+    take(redis, "v", finished=end("fine-1", "y", limits=limits), queues=[])
+    assert take(redis)[1] == "fine-2"
+
+
+def test_retried_runs_that_no_entry_enqueued_do_not_wait_for_one(redis):
+    for name in ("one", "two"):
+        dead_letter(name)
+    letters.retry(redis, ["one", "two"], "ann")
+    for worker, run in (("w", "one"), ("v", "two")):
+        beat(redis, worker)
+        assert take(redis, worker)[1] == run
