@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
+from concurrent.futures import Future
+from threading import Thread
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -67,20 +70,45 @@ def _check(found: list[tuple[Any, ...]], loopback: bool) -> None:
 def connect(host: str, port: int, timeout: float, *, loopback: bool = False) -> socket.socket:
     """A socket to `host`, connected to an address that was checked: a second look-up can't change it.
 
-    Octal, decimal and short forms of an address (`0x7f.1`) are checked as what they resolve to. Raises
-    Private when any address of the host is not public, OSError when none can be reached.
+    Octal, decimal and short forms of an address (`0x7f.1`) are checked as what they resolve to. The look-up and all
+    the addresses share `timeout` seconds, and what is left of them is the socket's. Raises Private when any address
+    of the host is not public, OSError when none can be reached.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ends_at = time.monotonic() + timeout
+    found = _looked_up(host, port, timeout)
     _check(found, loopback)
     problem = OSError("no address")
-    for family, kind, protocol, _, address in found:
+    for tried, (family, kind, protocol, _, address) in enumerate(found):
         connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(timeout)
+            connection.settimeout(_left(ends_at) / (len(found) - tried))
             connection.connect(address)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.settimeout(_left(ends_at))
             return connection
         except OSError as wrong:
             connection.close()
             problem = wrong
     raise problem
+
+
+def _looked_up(host: str, port: int, seconds: float) -> list[tuple[Any, ...]]:
+    """The host's addresses. A name server may take as long as it likes, and the system waits for it far longer."""
+    answer: Future[list[tuple[Any, ...]]] = Future()
+
+    def look_up() -> None:
+        try:
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as wrong:
+            answer.set_exception(wrong)
+
+    Thread(target=look_up, daemon=True).start()
+    return answer.result(seconds)
+
+
+def _left(ends_at: float) -> float:
+    """Seconds until then. Raises TimeoutError when there are none."""
+    left = ends_at - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 import config
 from clients import addresses
@@ -78,6 +78,8 @@ def _connected(connection: HTTPConnection) -> socket.socket:
         return addresses.connect(host, port, timeout, loopback=config.settings.private_targets)
     except (socket.gaierror, UnicodeError):
         raise NameResolutionError(host, connection, socket.gaierror()) from None
+    except TimeoutError:
+        raise ConnectTimeoutError(connection, "timed out") from None
     except OSError as wrong:
         raise NewConnectionError(connection, str(wrong)) from None
 

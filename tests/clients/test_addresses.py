@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,6 +97,33 @@ def test_a_name_that_turns_private_at_the_second_look_up_is_not_followed(demo, s
     with pytest.raises(Private):
         http.send("GET", f"http://rebind.example:{port}/gold-api/symbols")
     assert connected == [("8.8.8.8", port)]
+
+
+def test_all_addresses_of_a_host_share_the_time_for_a_connection(monkeypatch):
+    """A host may name as many as it likes, and none of them answers."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"8.8.8.{n}", 80)) for n in range(8)]
+    clock = [100.0]
+    waits = []
+
+    def connect(self, address):
+        waits.append(self.gettimeout())
+        clock[0] += waits[-1]
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(addresses, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with pytest.raises(TimeoutError):
+        addresses.connect("many.example", 80, 4)
+    assert waits == pytest.approx([0.5] * 8)
+
+
+def test_a_name_server_that_does_not_answer_is_waited_for_as_long_as_a_connection(monkeypatch, demo):
+    never = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: never.wait())
+    with pytest.raises(Unavailable, match=r"no connection within 0\.01 s"):
+        http.send("GET", "http://slow.example/", limits=http.Limits(connect=0.01))
+    never.set()
 
 
 def test_a_302_to_a_private_address_is_not_followed(demo):
