@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+from math import isnan
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from domain.deliveries import Limit
+from domain.deliveries import LONGEST_WAIT, Limit
 from domain.failures import Rejected, Unavailable
 from domain.notifications import Message
 
@@ -74,6 +75,11 @@ class Plain:
         """Any number."""
         return None
 
+    def unconfirmed(self, words: str) -> Unavailable:
+        """An answer of success that does not tell of a message: something else stands where the service should."""
+        self.broken = Unavailable(words)
+        return self.broken
+
     def __enter__(self) -> Self:
         return self
 
@@ -86,13 +92,24 @@ class Plain:
 JSON = {"Content-Type": "application/json"}
 
 
-def said(body: bytes) -> dict[str, Any]:
-    """An answer's JSON object; empty for anything else."""
+def said(body: bytes, part: str = "") -> dict[str, Any]:
+    """An answer's JSON object, or the one under a name in it; empty for anything else."""
     try:
         found = json.loads(body)
     except ValueError:
         return {}
+    if part and isinstance(found, dict):
+        found = found.get(part)
     return found if isinstance(found, dict) else {}
+
+
+def seconds(value: object) -> float:
+    """A wait that an answer names; none where it is unreadable."""
+    try:
+        wait = float(str(value))
+    except ValueError:
+        return 0.0
+    return 0.0 if isnan(wait) else min(max(wait, 0.0), LONGEST_WAIT.total_seconds())
 
 
 def channel(name: str) -> Channel:

@@ -16,7 +16,7 @@ from domain.deliveries import Limit
 from domain.failures import Rejected, Unavailable
 from domain.notifications import Message
 from notify import limits, wording
-from notify.channels import JSON, Crowded, Gone, Plain, said
+from notify.channels import JSON, Crowded, Gone, Plain, said, seconds
 
 LONGEST = 2000  # characters
 NO_PREVIEWS = 4  # the flag SUPPRESS_EMBEDS
@@ -52,7 +52,10 @@ class Discord(Plain):
         if answer.headers.get("x-ratelimit-remaining") == "0":
             wait = seconds(answer.headers.get("x-ratelimit-reset-after"))
             limits.block("discord", target, self.limit_of(target), wait)
-        return str(said(answer.body).get("id", ""))
+        receipt = said(answer.body).get("id")
+        if not receipt:
+            raise self.unconfirmed(f"discord: {answer.status} without a message's id")
+        return str(receipt)
 
     def _later(self, busy: http.Busy) -> Unavailable:
         if busy.status == 429:
@@ -66,11 +69,3 @@ class Discord(Plain):
 def _refusal(status: int, answer: dict[str, Any]) -> Rejected:
     words = f"discord: {status} {str(answer.get('message', ''))[:200]}"
     return Gone(words) if status in (401, 403, 404) else Rejected(words)
-
-
-def seconds(value: object) -> float:
-    """A wait that an answer names; none where it is unreadable."""
-    try:
-        return min(max(float(str(value)), 0.0), 900.0)
-    except ValueError:
-        return 0.0

@@ -42,24 +42,27 @@ class Line(Plain):
         try:
             answer = http.send(
                 "POST", f"{config.settings.line_url}/v2/bot/message/push", json.dumps(body).encode(), headers=headers
-            ).body
+            )
         except http.Refused as refused:
-            if refused.status != 409:  # 409: it was accepted before
-                raise self._refusal(refused.status, said(refused.body)) from refused
-            answer = refused.body
+            if refused.status == 409:  # it was accepted before
+                return _receipt(refused.body) or ""
+            raise self._refusal(refused.status, said(refused.body)) from refused
         except http.Busy as busy:
             raise self._later(busy) from busy
         except (Unavailable, Rejected) as failure:  # one host for everybody: no message is the cause
             self.broken = failure
             raise
-        return str(next((sent.get("id") for sent in said(answer).get("sentMessages", [])), ""))
+        receipt = _receipt(answer.body)
+        if receipt is None:
+            raise self.unconfirmed(f"line: {answer.status} without a message's id")
+        return receipt
 
     def _refusal(self, status: int, answer: dict[str, Any]) -> Rejected:
         words = f"line: {status} {str(answer.get('message', ''))[:200]}"
         if status in (401, 403):
             self.broken = Rejected(f"{words}: is LINE_TOKEN right?")
             return self.broken
-        unknown = any(detail.get("property") == "to" for detail in answer.get("details", ())) or "'to'" in words
+        unknown = any(detail.get("property") == "to" for detail in _objects(answer, "details")) or "'to'" in words
         return Gone(words) if status == 400 and unknown else Rejected(words)
 
     def _later(self, busy: http.Busy) -> Unavailable:
@@ -71,3 +74,14 @@ class Line(Plain):
         else:
             self.broken = busy
         return self.broken
+
+
+def _receipt(body: bytes) -> str | None:
+    """What LINE calls the message that it has sent."""
+    return next((str(sent["id"]) for sent in _objects(said(body), "sentMessages") if "id" in sent), None)
+
+
+def _objects(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The objects of a list in an answer."""
+    found = answer.get(name)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []

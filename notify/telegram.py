@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import config
 from clients import http
@@ -16,7 +15,7 @@ from domain.deliveries import Limit
 from domain.failures import Rejected, Unavailable
 from domain.notifications import Message
 from notify import wording
-from notify.channels import JSON, Crowded, Gone, Moved, Plain, said
+from notify.channels import JSON, Crowded, Gone, Moved, Plain, said, seconds
 
 LONGEST = 4096  # characters
 CHAT = re.compile(r"-?\d{1,20}|@\w{4,40}")
@@ -50,17 +49,22 @@ class Telegram(Plain):
         try:
             answer = http.send("POST", url, json.dumps(body).encode(), headers=JSON)
         except http.Refused as refused:
-            raise self._refusal(refused.status, said(refused.body)) from refused
+            raise self._refusal(refused.status, refused.body) from refused
         except http.Busy as busy:
             raise self._later(busy) from busy
         except (Unavailable, Rejected) as failure:  # one host for everybody: no message is the cause
             self.broken = failure
             raise
-        return str(said(answer.body).get("result", {}).get("message_id", ""))
+        told = said(answer.body)
+        if told.get("ok") is False:
+            raise self._refusal(answer.status, answer.body)
+        if told.get("ok") is not True:
+            raise self.unconfirmed(f"telegram: {answer.status} without its ok")
+        return str(said(answer.body, "result").get("message_id", ""))
 
-    def _refusal(self, status: int, answer: dict[str, Any]) -> Rejected:
-        words = f"telegram: {status} {str(answer.get('description', ''))[:200]}"
-        if moved := answer.get("parameters", {}).get("migrate_to_chat_id"):
+    def _refusal(self, status: int, body: bytes) -> Rejected:
+        words = f"telegram: {status} {str(said(body).get('description', ''))[:200]}"
+        if moved := said(body, "parameters").get("migrate_to_chat_id"):
             return Moved(words, str(moved))
         if status == 403 or (status == 400 and "chat not found" in words):
             return Gone(words)
@@ -73,8 +77,8 @@ class Telegram(Plain):
 
     def _later(self, busy: http.Busy) -> Unavailable:
         if busy.status == 429:
-            wait = said(busy.body).get("parameters", {}).get("retry_after", busy.retry_after)
-            return Crowded("telegram: 429 too many messages", float(wait or 1))
+            wait = seconds(said(busy.body, "parameters").get("retry_after")) or busy.retry_after or 1.0
+            return Crowded("telegram: 429 too many messages", wait)
         self.broken = busy
         return busy
 

@@ -152,6 +152,49 @@ def test_too_many_is_nothing_against_the_message_and_says_for_how_long(demo):
     assert [found.everybody for found, _ in (telegram, line, on_discord)] == [False, True, False]
 
 
+@pytest.mark.parametrize("name", ["telegram", "line", "discord"])
+@pytest.mark.parametrize("body", ["<html>Sign in to the network</html>", [], {}, {"ok": "yes", "id": None}])
+def test_an_answer_of_success_without_a_message_is_none(demo, monkeypatch, name, body):
+    monkeypatch.setattr(demo.apis[name], "answer", lambda _: Response(body))
+    found, broken = failure(name, {"telegram": "1001", "line": LINE_USER, "discord": discord(demo)}[name])
+    assert isinstance(found, Unavailable)
+    assert broken is found
+
+
+def test_an_error_is_one_under_whatever_status(demo, monkeypatch):
+    body = {"ok": False, "error_code": 400, "description": "Bad Request: chat not found"}
+    monkeypatch.setattr(demo.apis["telegram"], "answer", lambda _: Response(body))
+    found, broken = failure("telegram", "1001")
+    assert isinstance(found, Rejected)
+    assert "chat not found" in str(found)
+    assert broken is None
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "receipt"),
+    [("telegram", {"ok": True, "result": True}, ""), ("line", {"sentMessages": ["x", {"id": 7}]}, "7")],
+)
+def test_a_receipt_in_another_form_costs_nothing(demo, monkeypatch, name, body, receipt):
+    monkeypatch.setattr(demo.apis[name], "answer", lambda _: Response(body))
+    assert send(name, {"telegram": "1001", "line": LINE_USER}[name])[0] == receipt
+
+
+@pytest.mark.parametrize(("wait", "seconds"), [(3, 3), ("30s", 1), (None, 1), ("NaN", 1), ("Infinity", 21_600)])
+def test_a_wait_that_cannot_be_read_is_a_second_and_none_is_endless(demo, monkeypatch, wait, seconds):
+    body = {"ok": False, "error_code": 429, "parameters": {"retry_after": wait}}
+    monkeypatch.setattr(demo.apis["telegram"], "answer", lambda _: Response(body, 429))
+    assert failure("telegram", "1001")[0].retry_after == seconds
+
+
+@pytest.mark.parametrize("name", ["telegram", "line", "discord"])
+@pytest.mark.parametrize("status", [400, 429])
+def test_a_refusal_in_another_form_is_one_all_the_same(demo, monkeypatch, name, status):
+    body = {"parameters": None, "description": None, "details": None, "retry_after": None, "global": None}
+    monkeypatch.setattr(demo.apis[name], "answer", lambda _: Response(body, status))
+    found, _ = failure(name, {"telegram": "1001", "line": LINE_USER, "discord": discord(demo)}[name])
+    assert type(found) is (Rejected if status == 400 else Crowded)
+
+
 def test_a_wrong_token_is_the_channels_fault(demo, monkeypatch):
     wrong = dataclasses.replace(config.settings, telegram_token="2:secret", line_token="secret")
     monkeypatch.setattr(config, "settings", wrong)
