@@ -38,7 +38,11 @@ class Apprise(Plain):
         service = _service(apprise, target)
         text = wording.text(message, footer=False, most=LONGEST)
         with limits.slowed("apprise", target, self.limit_of(target)):
-            taken = service.notify(body=text.partition("\n")[2].strip() or message.title, title=message.title)
+            taken = service.notify(
+                body=text.partition("\n")[2].strip() or message.title,
+                title=message.title,
+                body_format=apprise.NotifyFormat.TEXT,  # each service escapes what means something to it
+            )
         if not taken:
             raise Unavailable(f"apprise: {_scheme(target)} did not take it, and does not say why")
 

@@ -311,6 +311,19 @@ def test_apprise_reaches_one_target_of_a_service_that_is_allowed(demo, monkeypat
     assert "2 targets" in str(failure("apprise", f"pbul://{'a' * 32}/one/two")[0])
 
 
+def test_hostile_text_is_inert_on_slack_too(demo, monkeypatch):
+    slack = pytest.importorskip("apprise.plugins.slack", reason="pip install -r requirements-apprise.txt")
+    monkeypatch.setattr(slack.NotifySlack, "webhook_url", f"{demo.url}/webhook")
+    monkeypatch.setattr(demo.apis["webhook"], "answer", lambda request: seen.append(request.body) or Response("ok"))
+    seen: list[bytes] = []
+    hostile = "<!channel> <http://evil.example|log in>"
+    for lines in ((), (Line("x", hostile),)):
+        send("apprise", f"slack://{'T' * 9}/{'A' * 9}/{'i' * 24}/#alerts",
+             dataclasses.replace(MESSAGE, title=hostile, lines=lines))  # fmt: skip
+    assert len(seen) == 2
+    assert all(b"&lt;!channel&gt;" in body and b"<!channel>" not in body and b"<http" not in body for body in seen)
+
+
 def test_a_template_error_costs_one_message(demo, monkeypatch):
     monkeypatch.setattr("notify.wording.FOLDER", os.devnull)
     wording._templates.cache_clear()
