@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import Any
 
 import click
 
 import db
 from cli.output import json_option, plain, table
-from domain.spans import span
 from web.status import snapshot
+from web.verdict import verdict
 
 
 @click.command()
@@ -48,23 +47,16 @@ def page(data: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    stopped = not data["schedule_moves"]
-    if data["schedule_behind_s"] is None:
-        line = "no schedule is declared: start a scheduler (`./nightdesk up`, or `python scheduler.py`)"
-    elif stopped:
-        line = (
-            f"THE SCHEDULE HAS STOPPED {span(timedelta(seconds=data['schedule_behind_s']))} ago: no scheduler moves it"
-        )
-    else:
-        line = "the schedule moves"
+    found = verdict(data)
+    line = found.says.upper() if found.level == "stopped" else found.says
     silent = sum(1 for w in data["workers"] if w["bad"])
     alive = len(data["workers"]) - silent
     people = f"{len(data['schedulers'])} scheduler(s), {alive} worker(s)" + (f", {silent} silent" if silent else "")
     quotes = [{**q, "age": q.get("age"), "bad": q["state"] != "fresh"} for q in data["quotes"]]
     parts: list[Any] = [
-        Text(line, style="bold red" if stopped else "bold green"),
+        Text(line, style=f"bold {LAMPS[found.level]}"),
+        *(Text(f"  {problem.what}: {problem.why}", style=LAMPS[found.level]) for problem in found.problems),
         Text(people, style="red" if not alive or silent else ""),
-        *(Text(f"{o['what']}: {o['remedy']}", style="bold red") for o in data["obstacles"]),
         table("Entries", ENTRY_COLUMNS, data["entries"]),
         table("Prices", QUOTE_COLUMNS, quotes),
         table("Queues", QUEUE_COLUMNS, data["queues"]),
@@ -78,6 +70,7 @@ def page(data: dict[str, Any]) -> Any:
     return Group(*parts)
 
 
+LAMPS = {"well": "green", "look": "yellow", "stopped": "red"}
 ENTRY_COLUMNS = {
     "entry": "entry", "state": "last run", "last_good_ago": "last good", "next_in": "next in", "late": "late",
     "took": "took", "counts": "counts", "error": "error",

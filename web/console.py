@@ -22,6 +22,7 @@ from scheduler import SCHEDULE
 from web import access, blocking, page
 from web.access import OPEN, OPERATOR, VIEWER, needs
 from web.api import snapshots
+from web.verdict import verdict
 
 ENTRIES = {entry.id: entry for entry in SCHEDULE}
 
@@ -85,7 +86,7 @@ class Boards:
         snapshot = await snapshots.get()
         of, text = self.made.get(may_act, ({}, ""))
         if of is not snapshot:
-            text = page.render("board.html", **snapshot, verdict=page.verdict(snapshot), may_act=may_act)
+            text = page.render("board.html", **snapshot, verdict=verdict(snapshot), may_act=may_act)
             self.made[may_act] = snapshot, text
         return text
 

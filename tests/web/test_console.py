@@ -14,6 +14,7 @@ from cli.migrate import reconcile
 from engine import entries
 from tests.web.conftest import Site, Visitor
 from web import page
+from web.verdict import verdict
 
 # every price, of some source and of some age, where a minute is allowed
 QUOTE = """
@@ -227,8 +228,8 @@ def snapshot(**changes: Any) -> dict[str, Any]:
 
 
 def test_all_is_well_when_nothing_is_wrong() -> None:
-    verdict = page.verdict(snapshot())
-    assert (verdict.says, verdict.level, verdict.problems, verdict.title) == ("All is well", "well", (), "Nightdesk")
+    found = verdict(snapshot())
+    assert (found.says, found.level, found.problems, found.title) == ("All is well", "well", (), "Nightdesk")
 
 
 @pytest.mark.parametrize(
@@ -250,22 +251,22 @@ def test_all_is_well_when_nothing_is_wrong() -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_reason(changes: dict[str, Any], says: str) -> None:
-    verdict = page.verdict(snapshot(**changes))
-    assert (verdict.says, verdict.level) == ("1 thing needs a look", "look")
-    assert verdict.problems[0].what == says
-    assert verdict.problems[0].why
+    found = verdict(snapshot(**changes))
+    assert (found.says, found.level) == ("1 thing needs a look", "look")
+    assert found.problems[0].what == says
+    assert found.problems[0].why
 
 
 def test_a_provider_that_is_off_by_choice_is_no_problem() -> None:
     off = {"name": "yahoo", "bad": True, "off": "YAHOO is off", "error": None, "breaker": "open"}
-    assert page.verdict(snapshot(providers=[off])).level == "well"
+    assert verdict(snapshot(providers=[off])).level == "well"
 
 
 def test_a_stopped_schedule_goes_before_everything() -> None:
-    verdict = page.verdict(snapshot(schedule_moves=False, schedule_behind_s=75.0, dead=[{"letters": 1, "error": "x"}]))
-    assert (verdict.says, verdict.level) == ("The schedule has stopped", "stopped")
-    assert verdict.title.startswith("The schedule has stopped")
-    assert "75 s" in verdict.problems[0].why
+    found = verdict(snapshot(schedule_moves=False, schedule_behind_s=75.0, dead=[{"letters": 1, "error": "x"}]))
+    assert (found.says, found.level) == ("The schedule has stopped", "stopped")
+    assert found.title.startswith("The schedule has stopped")
+    assert "75 s" in found.problems[0].why
 
 
 @pytest.mark.parametrize(
