@@ -21,8 +21,9 @@ from engine import entries, history, outages, steps
 from engine.entries import Entry
 from scheduler import SCHEDULE, Scheduler
 from tests.engine import work
-from tests.engine.desk import beat, end, rows, take, until, waiting
+from tests.engine.desk import beat, end, rows, take, waiting
 from tests.engine.desk import work as run_all
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import count
 
 import db
@@ -101,12 +100,3 @@ def status(redis, run_id):
 def waiting(redis, queue="default"):
     """Ids in a queue, first to last."""
     return [member.decode() for member in redis.lrange(f"rq:queue:{queue}", 0, -1)]
-
-
-def until(condition, seconds=15.0, every=0.02):
-    """Wait for something; fails the test if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(every)
-    return found

@@ -13,7 +13,8 @@ from domain.cadence import Every, cron, every
 from engine import batches, steps
 from engine.entries import Entry, State
 from tests.engine import work
-from tests.engine.desk import until, waiting
+from tests.engine.desk import waiting
+from tests.waiting import until
 
 DUE = 1_800_000_000_000
 

@@ -9,7 +9,7 @@ from engine import entries, steps
 from engine.entries import Entry
 from scheduler import Scheduler
 from tests.engine import work
-from tests.engine.desk import until
+from tests.waiting import until
 
 ENTRY = Entry(every(0.2), work.fine, key="a", kwargs={"size": 1}, stagger=False)
 OTHER = Entry(every(0.2), work.fine, key="a", kwargs={"size": 2}, stagger=False)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 from rq.worker import Worker as StockWorker
 
+from cli import processes
 from engine import steps
-from tests.engine.desk import MODULE, QUEUES, outcomes, put, rows, silence, status, until, waiting
-from tests.engine.work import lines, words
+from tests.engine.desk import MODULE, QUEUES, outcomes, put, rows, silence, status, waiting
+from tests.engine.work import let_go, lines, words
+from tests.waiting import stopwatch, until
 
 
 @pytest.fixture
@@ -77,43 +80,49 @@ def test_a_crashing_job_does_not_slow_down_the_jobs_after_it(worker, redis, log)
     for _ in range(12):
         put(redis, "die", log, tries=1)
     last = put(redis, "fine")
-    until(lambda: outcomes(last) == ["ok"], 4)
+    until(lambda: outcomes(last) == ["ok"])
+    crashed = [float(line[-1]) for line in lines(log)]
+    # A pause that grows from crash to crash would be above a second by now, each time.
+    assert min(later - earlier for earlier, later in pairwise(crashed[-6:])) < 0.75
 
 
 def test_a_work_horse_dies_with_its_parent(worker, redis, log):
     process = worker()
-    put(redis, "nap", log, 20)
-    until(lambda: words(log) == ["nap-begun"])
+    put(redis, "stay", log)
+    until(lambda: words(log) == ["stay-begun"])
     horse = horse_of(process)
     process.kill()
-    until(lambda: not Path(f"/proc/{horse}").exists() or "Z" in Path(f"/proc/{horse}/stat").read_text().split()[2], 2)
+    until(lambda: not processes.identity(horse))
 
 
 def test_all_workers_restarted_at_once_still_rescue_within_15_seconds(worker, redis, log):
-    processes = [worker(), worker()]
-    run = put(redis, "nap", log, 1)
-    until(lambda: words(log) == ["nap-begun"])
-    for process in processes:
+    both = [worker(), worker()]
+    run = put(redis, "stay", log)
+    until(lambda: words(log) == ["stay-begun"])
+    for process in both:
         process.kill()
-    killed = time.time()
-    time.sleep(2.5)
+    time.sleep(2.5)  # so long a restart takes
     worker()
-    until(lambda: len(words(log)) > 1, 20)
-    assert float(lines(log)[1][-1]) - killed < 15
+    back = time.time()
+    until(lambda: len(words(log)) > 1)
+    let_go(log)
     until(lambda: outcomes(run) == ["lost", "ok"])
+    assert 2.5 + float(lines(log)[1][-1]) - back < 15
 
 
 def test_a_paused_worker_that_wakes_up_is_fenced_and_starts_over(worker, redis, log):
     zombie = worker(SHUTDOWN_GRACE="1s")
-    run = put(redis, "nap", log, 2)
-    until(lambda: words(log) == ["nap-begun"])
+    run = put(redis, "stay", log)
+    until(lambda: words(log) == ["stay-begun"])
     horse = horse_of(zombie)
     for pid in (zombie.pid, horse):
         os.kill(pid, signal.SIGSTOP)
     name = redis.zrange(steps.WORKERS, 0, 0)[0].decode()
     silence(redis, name)
     other = worker()
-    until(lambda: silence(redis, name) or outcomes(run) == ["lost", "ok"], 15, every=0.3)
+    until(lambda: silence(redis, name) or len(words(log)) > 1, every=0.3)
+    let_go(log)
+    until(lambda: outcomes(run) == ["lost", "ok"])
     for pid in (zombie.pid, horse):
         os.kill(pid, signal.SIGCONT)
     fine = put(redis, "fine")
@@ -129,10 +138,10 @@ def test_a_paused_worker_that_wakes_up_is_fenced_and_starts_over(worker, redis, 
 
 def test_sigterm_lets_the_run_in_hand_end_and_takes_no_other(worker, redis, log):
     process = worker()
-    run, other = put(redis, "nap", log, 1.0), put(redis, "fine")
-    until(lambda: words(log) == ["nap-begun"])
+    run, other = put(redis, "last", log), put(redis, "fine")
+    until(lambda: words(log) == ["last-begun"])
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert outcomes(run) == ["ok"]
     assert waiting(redis) == [other]
     assert not redis.zcard(steps.WORKERS)
@@ -141,12 +150,12 @@ def test_sigterm_lets_the_run_in_hand_end_and_takes_no_other(worker, redis, log)
 
 def test_sigterm_hands_back_at_once_what_does_not_end_within_the_grace(worker, redis, log):
     process = worker(SHUTDOWN_GRACE="1s")
-    run = put(redis, "nap", log, 20, tries=1)
-    until(lambda: words(log) == ["nap-begun"])
-    began = time.monotonic()
-    process.terminate()
-    process.wait(10)
-    assert time.monotonic() - began < 3
+    run = put(redis, "stay", log, tries=1)
+    until(lambda: words(log) == ["stay-begun"])
+    with stopwatch() as took:
+        process.terminate()
+        process.wait(60)
+    assert took.seconds < 3
     assert waiting(redis) == [run]
     assert status(redis, run) == "queued"
     worker("critical")  # writes the history
@@ -157,23 +166,26 @@ def test_a_long_job_yields_at_sigterm_and_goes_on_elsewhere(worker, redis, log):
     process = worker()
     run = put(redis, "batched", log, queue="low")
     until(lambda: words(log) == ["batched-begun"])
-    began = time.monotonic()
-    process.terminate()
-    process.wait(10)
-    assert time.monotonic() - began < 2
+    with stopwatch() as took:
+        process.terminate()
+        process.wait(60)
+    assert took.seconds < 2
     assert waiting(redis, "low") == [run]
     assert outcomes(run) == ["yielded"]
 
 
 def test_a_long_job_gives_way_to_a_higher_queue_and_goes_on_after_it(worker, redis, log):
     worker()
-    run = put(redis, "batched", log, 60, queue="low")
-    until(lambda: words(log) == ["batched-begun"])
-    urgent = put(redis, "urgent", log, queue="critical")
-    until(lambda: outcomes(run) == ["yielded", "ok"])
-    assert outcomes(urgent) == ["ok"]
-    assert words(log) == ["batched-begun", "urgent", "batched-begun", "batched-ended"]
-    assert float(lines(log)[1][-1]) - rows(urgent)[0]["enqueued_at"].timestamp() < 0.5
+    run, urgent = put(redis, "batched", log, 4, queue="low"), []
+    for times in (1, 2, 3):
+        until(lambda times=times: words(log).count("batched-begun") == times)
+        urgent.append(put(redis, "urgent", log, queue="critical"))
+    until(lambda: outcomes(run) == ["yielded", "yielded", "yielded", "ok"])
+    assert [outcomes(one) for one in urgent] == [["ok"]] * 3
+    assert words(log) == ["batched-begun", "urgent"] * 3 + ["batched-begun", "batched-ended"]
+    begun = [float(line[-1]) for line in lines(log) if line[0] == "urgent"]
+    waited = [at - rows(one)[0]["enqueued_at"].timestamp() for at, one in zip(begun, urgent, strict=True)]
+    assert min(waited) < 0.5
 
 
 def test_a_hang_in_c_is_killed_soon_after_its_time_out_and_the_next_job_is_not(worker, redis, log):
@@ -181,9 +193,10 @@ def test_a_hang_in_c_is_killed_soon_after_its_time_out_and_the_next_job_is_not(w
     process = worker()
     run = put(redis, "deaf", log, timeout=1, tries=1)
     until(lambda: words(log) == ["deaf"])
-    began = float(lines(log)[0][-1])
-    until(lambda: status(redis, run) == "failed", 12)
-    assert 5.9 < time.time() - began < 7.5
+    with stopwatch() as took:
+        until(lambda: status(redis, run) == "failed")
+    assert time.time() - float(lines(log)[0][-1]) > 5
+    assert took.seconds < 7.5
     horse = until(lambda: horse_of(process))
     time.sleep(1.0)
     assert horse_of(process) == horse
@@ -204,8 +217,8 @@ def test_a_leaking_job_gets_a_fresh_work_horse_each_time_and_loses_nothing(worke
 
 def test_rqs_stop_job_command_ends_a_run_for_good(worker, redis, log):
     process = worker()
-    run = put(redis, "nap", log, 20, tries=5)
-    until(lambda: words(log) == ["nap-begun"])
+    run = put(redis, "stay", log, tries=5)
+    until(lambda: words(log) == ["stay-begun"])
     send_stop_job_command(redis, run, serializer=JSONSerializer)
     until(lambda: outcomes(run) == ["failed"])
     assert "stopped by an operator" in rows(run)[0]["error"]
@@ -215,27 +228,28 @@ def test_rqs_stop_job_command_ends_a_run_for_good(worker, redis, log):
 
 def test_rqs_kill_horse_command_costs_a_try(worker, redis, log):
     worker()
-    run = put(redis, "nap", log, 1.5)
-    until(lambda: words(log) == ["nap-begun"])
+    run = put(redis, "stay", log)
+    until(lambda: words(log) == ["stay-begun"])
     (name,) = (w.name for w in StockWorker.all(connection=redis))
     send_kill_horse_command(redis, name)
+    until(lambda: len(words(log)) > 1)
+    let_go(log)
     until(lambda: outcomes(run) == ["lost", "ok"])
 
 
 def test_rqs_shutdown_command_is_a_sigterm(worker, redis, log):
     process = worker()
-    run = put(redis, "nap", log, 0.8)
-    until(lambda: words(log) == ["nap-begun"])
+    run = put(redis, "last", log)
+    until(lambda: words(log) == ["last-begun"])
     (name,) = (w.name for w in StockWorker.all(connection=redis))
     send_shutdown_command(redis, name)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert outcomes(run) == ["ok"]
 
 
 def test_rq_suspend_and_resume(worker, redis):
     worker()
     suspend(redis)
-    time.sleep(0.3)
     run = put(redis, "fine")
     time.sleep(0.6)
     assert waiting(redis) == [run]
@@ -245,15 +259,15 @@ def test_rq_suspend_and_resume(worker, redis):
 
 def test_rq_info_tells_the_truth(worker, redis, log):
     worker()
-    put(redis, "nap", log, 20)
-    until(lambda: words(log) == ["nap-begun"])
+    run = put(redis, "stay", log)
+    until(lambda: words(log) == ["stay-begun"])
     put(redis, "fine")
     bug = put(redis, "bug", queue="critical")
     shown = rq("info", "--raw").stdout
     assert re.search(r"queue default 1, 1 executing, 0 finished, 0 failed", shown), shown
     assert re.search(r"worker \w+ \(.*\) busy critical, default, low", shown), shown
     (seen,) = StockWorker.all(connection=redis)
-    assert seen.get_current_job_id().startswith("nap-")
+    assert seen.get_current_job_id() == run
     assert seen.get_state() == "busy"
     assert Queue("critical", connection=redis).get_job_ids() == [bug]
 
@@ -321,7 +335,7 @@ def test_a_job_that_depends_on_one_that_failed_runs_only_if_it_may(worker, redis
 def test_burst_ends_when_the_queues_are_empty_with_all_history_written(worker, redis):
     runs = [put(redis, "fine") for _ in range(30)]
     process = worker(options=["--burst"])
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert [outcomes(run) for run in runs] == [["ok"]] * 30
     assert redis.xlen(steps.RUNS) == 0
 
@@ -329,7 +343,7 @@ def test_burst_ends_when_the_queues_are_empty_with_all_history_written(worker, r
 def test_burst_goes_on_when_its_work_horse_is_replaced(worker, redis):
     runs = [put(redis, "fine") for _ in range(6)]
     process = worker(options=["--burst"], WORKER_MEMORY_MB="1")
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert [outcomes(run) for run in runs] == [["ok"]] * 6
 
 
@@ -338,7 +352,7 @@ def test_max_jobs_counts_the_jobs_of_all_work_horses(worker, redis, log):
     for _ in range(5):
         put(redis, "fine")
     process = worker(options=["--max-jobs", "3"])
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert len(waiting(redis)) == 3
 
 
@@ -346,7 +360,7 @@ def test_a_second_worker_of_a_living_ones_name_refuses_to_start(worker, redis):
     first = worker(options=["--name", "desk"])
     until(lambda: redis.zcard(steps.WORKERS))
     second = worker(options=["--name", "desk"])
-    assert second.wait(15) != 0
+    assert second.wait(60) != 0
     assert "There exists an active worker named 'desk' already" in said(second)
     run = put(redis, "fine")
     until(lambda: outcomes(run) == ["ok"])
@@ -355,28 +369,29 @@ def test_a_second_worker_of_a_living_ones_name_refuses_to_start(worker, redis):
 
 def test_a_worker_takes_the_place_of_a_dead_one_of_its_name_and_rescues_its_run(worker, redis, log):
     first = worker(options=["--name", "desk"])
-    run = put(redis, "nap", log, 0.5)
-    until(lambda: words(log) == ["nap-begun"])
+    run = put(redis, "stay", log)
+    until(lambda: words(log) == ["stay-begun"])
     first.kill()
     first.wait()
     silence(redis, "desk")
     worker(options=["--name", "desk"])
-    until(lambda: outcomes(run) == ["lost", "ok"], 25)
+    until(lambda: len(words(log)) > 1)
+    let_go(log)
+    until(lambda: outcomes(run) == ["lost", "ok"])
 
 
 def test_a_forgetful_redis_costs_a_scheduled_run_its_horse_and_none_that_somebody_enqueued(worker, redis, log):
     process = worker()
-    put(redis, "nap", log, 3, "adhoc", run_id="adhoc")
-    until(lambda: words(log) == ["adhoc-begun"])
-    redis.flushall()
-    until(lambda: words(log) == ["adhoc-begun", "adhoc-ended"])
-    until(lambda: outcomes("adhoc") == ["ok"])
-    put(redis, "nap", log, 2, "by-hand", entry="e", run_id="e-now-1-abc")
-    until(lambda: "by-hand-begun" in words(log))
-    redis.flushall()
-    until(lambda: outcomes("e-now-1-abc") == ["ok"])
-    put(redis, "nap", log, 20, "scheduled", entry="e", run_id="e-1", due=1)
-    until(lambda: "scheduled-begun" in words(log))
+    for run, entry in (("adhoc", ""), ("e-now-1-abc", "e")):
+        put(redis, "stay", f"{log}-{run}", timeout=600, entry=entry, run_id=run)
+        until(lambda run=run: words(f"{log}-{run}") == ["stay-begun"])
+        redis.flushall()
+        until(lambda: StockWorker.all(connection=redis))
+        let_go(f"{log}-{run}")
+        until(lambda run=run: outcomes(run) == ["ok"])
+        assert words(f"{log}-{run}") == ["stay-begun", "stay-ended"]
+    put(redis, "stay", log, timeout=600, entry="e", run_id="e-1", due=1)
+    until(lambda: words(log) == ["stay-begun"])
     horse = horse_of(process)
     redis.flushall()
     until(lambda: horse_of(process) not in (horse, None))

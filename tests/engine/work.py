@@ -6,8 +6,10 @@ import ctypes
 import os
 import signal
 import time
+from itertools import repeat
 from pathlib import Path
 
+import queues
 from domain.failures import Rejected, Unavailable
 from engine.worker import Worker
 from queues import CRITICAL, DEFAULT, LOW, batches, job
@@ -48,14 +50,38 @@ def nap(path, seconds=0.5, text="nap", *, due_at):
     mark(path, f"{text}-ended")
 
 
-@job(LOW, timeout=60)
-def batched(path, rounds=200, *, due_at):
-    """Something long that yields between batches."""
-    mark(path, "batched-begun")
-    for _ in batches(range(rounds)):
+@job(DEFAULT, timeout=600, tries=5)
+def stay(path, text="stay", *, due_at):
+    """Write down when it began, and end once somebody lets it go."""
+    mark(path, f"{text}-begun")
+    while not Path(f"{path}.go").exists():
         time.sleep(0.02)
+    mark(path, f"{text}-ended")
+
+
+def let_go(path):
+    """Let those end that stay, and those that would."""
+    Path(f"{path}.go").touch()
+
+
+@job(DEFAULT, timeout=600)
+def last(path, *, due_at):
+    """Go on until the worker is told to stop, and then to the end."""
+    mark(path, "last-begun")
+    while not queues.should_yield():
+        time.sleep(0.02)
+    mark(path, "last-ended")
+
+
+@job(LOW, timeout=600)
+def batched(path, times=0, *, due_at):
+    """Something long that yields between batches; it comes to its end when it has begun so many times."""
+    mark(path, "batched-begun")
+    for _ in batches(repeat(0)):
+        time.sleep(0.02)
+        if words(path).count("batched-begun") == times:
+            break
     mark(path, "batched-ended")
-    return {"rounds": rounds}
 
 
 @job(DEFAULT, timeout=30)
