@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ class Server:
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.process: subprocess.Popen[bytes] | None = None
-        self._held: socket.socket | None = socket.socket()  # bound and silent: the port is ours until we start
-        self._held.bind(("127.0.0.1", 0))
-        self.port: int = self._held.getsockname()[1]
+        self._held: socket.socket | None = None
+        self.port = 0
+        self._hold()
 
     @property
     def url(self) -> str:
@@ -61,6 +62,13 @@ class Server:
                 raise RuntimeError(f"{self.name} did not start; the end of {self.log}:\n{end}")
             time.sleep(0.02)
 
+    def _hold(self) -> None:
+        """Take the port, bound and silent: it is ours until we start, and again when we have stopped."""
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # our own old connections are in nobody's way
+        self._held.bind(("127.0.0.1", self.port))
+        self.port = self._held.getsockname()[1]
+
     def stop(self) -> None:
         """Stop in good order, by force after a while."""
         if self.process:
@@ -73,6 +81,8 @@ class Server:
                     continue
             processes.forget(self.folder, self.name)
             self.process = None
+            with suppress(OSError):  # somebody else was faster: the next start says so
+                self._hold()
 
     def remove(self) -> None:
         """Delete the data and the folder."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
 from cli import processes, servers
-from tests.engine.desk import until
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_as_root_the_data_belongs_to_an_unprivileged_user_and_nobody_else_reads_
     with postgres_server:
         assert postgres_server.home.parent == Path("/var/tmp")
         assert stat.S_IMODE(postgres_server.home.stat().st_mode) == 0o700
-        assert {path.owner() for path in postgres_server.home.rglob("*")} == {"nobody"}
+    assert {path.owner() for path in postgres_server.home.rglob("*")} == {"nobody"}
 
 
 def test_a_copied_project_does_not_share_the_data_of_the_original(postgres_server, tmp_path):
@@ -129,6 +130,15 @@ def test_valkey_keeps_its_data_and_evicts_nothing(valkey_server, tmp_path):
         assert redis.get("kept") == b"42"
 
 
+def test_a_server_that_was_stopped_keeps_its_port_for_its_next_start(valkey_server):
+    valkey_server.start()
+    valkey_server.stop()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", valkey_server.port))
+    with valkey_server as url, Redis.from_url(url) as redis:
+        assert redis.ping()
+
+
 def test_valkey_refuses_who_does_not_know_the_password(valkey_server):
     with valkey_server, Redis(port=valkey_server.port, password="guess", retry=Retry(NoBackoff(), 0)) as redis:
         with pytest.raises(AuthenticationError):
@@ -154,7 +164,7 @@ def test_a_process_that_only_has_the_noted_id_is_left_alone(start, tmp_path):
 def test_a_process_whose_main_thread_has_ended_still_runs(start):
     ends_first = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
     half = start(sys.executable, "-c", ends_first + "ctypes.CDLL(None).pthread_exit(None)")
-    until(lambda: ") Z " in Path(f"/proc/{half.pid}/stat").read_text(), 10)
+    until(lambda: ") Z " in Path(f"/proc/{half.pid}/stat").read_text())
     assert half.poll() is None
     assert processes.identity(half.pid)
     half.kill()
