@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
@@ -12,19 +11,18 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
+from tests.ports import held_port
+
 
 class MailServer:
     """`answers` are replies by command ("RCPT", "DATA", "MAIL"), the first of a list for the first time, and so on."""
 
-    def __init__(self, password: str | None = None) -> None:
+    def __init__(self, port: int, password: str | None = None) -> None:
         self.mails: list[EmailMessage] = []
         self.raw: list[bytes] = []
         self.connections = 0
         self.answers: dict[str, list[str]] = {}
         self.hang_up_after_data = 0
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         login: dict[str, Any] = {}
         if password is not None:
             login = {"auth_required": True, "auth_require_tls": False, "authenticator": self._authenticator(password)}
@@ -72,9 +70,10 @@ class MailServer:
 @contextmanager
 def mail_server(password: str | None = None) -> Iterator[MailServer]:
     """A server that runs meanwhile."""
-    server = MailServer(password)
-    server.controller.start()
-    try:
-        yield server
-    finally:
-        server.controller.stop()
+    with held_port() as port:
+        server = MailServer(port, password)
+        server.controller.start()
+        try:
+            yield server
+        finally:
+            server.controller.stop()

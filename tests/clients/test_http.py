@@ -153,8 +153,9 @@ def test_a_provider_that_is_off_is_not_asked(demo, settings, provider):
     assert demo.requests["binance"] == 0
 
 
-def test_a_get_is_tried_again_after_a_short_wait(demo, provider):
-    demo.faults.add("binance", 503, for_s=0.15)
+def test_a_get_is_tried_again_after_a_short_wait(demo, provider, monkeypatch):
+    demo.faults.add("binance", 503)
+    monkeypatch.setattr(http.time, "sleep", lambda wait: wait < 1 and demo.faults.clear())
     assert http.get(provider(tries=3), PRICE, BTC).status == 200
     assert demo.requests["binance"] == 2
 

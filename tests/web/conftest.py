@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+
+from tests.ports import held_port
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECRET = "a secret that the served app knows as well"
@@ -71,11 +72,13 @@ class Site:
 
 @pytest.fixture(scope="session")
 def _process(postgres: Any, valkey: Any) -> Iterator[str]:
+    with held_port() as port:
+        yield from _served(port)
+
+
+def _served(port: int) -> Iterator[str]:
     from cli.supervisor import procfile
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = {"PATH": path, "PORT": str(port), "WEB_HOST": "127.0.0.1", "APP_SECRET": SECRET}
     process = subprocess.Popen(
@@ -86,13 +89,7 @@ def _process(postgres: Any, valkey: Any) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(200):
-            assert process.poll() is None, "the web process ended at its start"
-            try:
-                requests.get(f"{url}/healthz", timeout=2)
-                break
-            except requests.ConnectionError:
-                time.sleep(0.05)
+        until(lambda: _answers(url, process))
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -101,6 +98,14 @@ def _process(postgres: Any, valkey: Any) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "the web process ended at its start"
+    try:
+        return requests.get(f"{url}/healthz", timeout=20).ok
+    except requests.ConnectionError:
+        return False
 
 
 @pytest.fixture
