@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,11 +25,13 @@ __all__ = [
     "find_job",
     "job",
     "load_jobs",
+    "rest",
     "waiting",
 ]
 
 CRITICAL, DEFAULT, LOW = "critical", "default", "low"
 QUEUES = (CRITICAL, DEFAULT, LOW)  # strict priority, in this order
+NAP = 0.2  # seconds between two looks at whether to give way
 
 T = TypeVar("T")
 JobFunction = Callable[..., "dict[str, int] | None"]
@@ -108,6 +111,15 @@ def batches(source: Iterable[T]) -> Iterator[T]:
         yield batch
         if should_yield():
             raise Yielded
+
+
+def rest(seconds: float) -> None:
+    """Wait before the next batch, and give way meanwhile as between batches."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if should_yield():
+            raise Yielded
+        time.sleep(min(left, NAP))
 
 
 def waiting(*names: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import clients.stocks
 import db
@@ -14,14 +15,16 @@ from domain.failures import Rejected, Unavailable
 from domain.sessions import calendar
 from domain.stocks import Bar, History, believable, differs, market_of
 from models import bars, gaps, quarantine, sessions, stocks
-from queues import LOW, batches, job
+from queues import LOW, batches, job, rest
 
 SPLITS_BACK, DIVIDENDS_BACK, A_YEAR = timedelta(days=15), timedelta(days=400), timedelta(days=370)
 CHECKED_A_NIGHT = 25  # stocks whose year of bars is compared with the source's, those that waited longest
 TRIES = 5  # nights in which a day is asked for
+MINUTE, MINUTES = 66, 5  # seconds until a source's minute has credits again, and how many are waited for in a row
+HOURS = 2 * 3600  # a day's credits, as so many a minute grant them
 
 
-@job(LOW, timeout=900)
+@job(LOW, timeout=HOURS)
 def sync_daily_bars(market: str, due_at: datetime) -> dict[str, int]:
     """Fetch the daily bars of a market's stocks, with splits and dividends, as they were traded."""
     sessions.remember()
@@ -52,20 +55,34 @@ def _sync(what: str, due: Sequence[str], due_at: datetime, fetch: Callable[[str]
     for symbol in batches(due):
         if affords(clients.stocks.SOURCES[what], "bars" if what == "bars" else "actions", due_at) == 0:
             break
+        said = answer(partial(fetch, symbol))
         stocks.asked(what, [symbol], due_at)
         counts["asked"] += 1
-        try:
-            history = fetch(symbol)
-        except (Unavailable, Rejected) as failure:
-            with db.transaction():
-                if renamed := stocks.renamed({symbol: failure}):
-                    events.publish("stocks.renamed", {"symbols": renamed})
-                stocks.failed({symbol: failure}, datetime.now(UTC))
-            counts["failed"] += 1
-        else:
-            for name, count in keep(symbol, history, datetime.now(UTC)).items():
+        if isinstance(said, History):
+            for name, count in keep(symbol, said, datetime.now(UTC)).items():
                 counts[name] += count
+        else:
+            with db.transaction():
+                if renamed := stocks.renamed({symbol: said}):
+                    events.publish("stocks.renamed", {"symbols": renamed})
+                stocks.failed({symbol: said}, datetime.now(UTC))
+            counts["failed"] += 1
     return {**counts, "left": len(due) - counts["asked"]}
+
+
+def answer(fetch: Callable[[], History]) -> History | Exception:
+    """What a source says, or what became of asking. A minute whose credits are spent is waited for."""
+    for further in range(MINUTES, -1, -1):
+        try:
+            return fetch()
+        except Rejected as refusal:
+            return refusal
+        except Unavailable as failure:
+            wait = failure.retry_after
+            if not further or not wait or wait > MINUTE:
+                return failure
+        rest(wait)
+    raise AssertionError("MINUTES is at least 0")
 
 
 def keep(symbol: str, history: History, received_at: datetime) -> dict[str, int]:
@@ -100,7 +117,7 @@ def put_aside(doubted: Iterable[tuple[Bar, str, Neighbours]], received_at: datet
         events.publish("stocks.quarantined", row)
 
 
-@job(LOW, timeout=1800)
+@job(LOW, timeout=HOURS)
 def find_gaps(due_at: datetime) -> dict[str, int]:
     """Find daily bars that are missing, cannot be, or are others at the source by now; fetch them again; report."""
     sessions.remember()
@@ -111,8 +128,9 @@ def find_gaps(due_at: datetime) -> dict[str, int]:
     for symbol, first in batches({**days, **year}.items()):
         if affords(clients.stocks.SOURCES["bars"], "bars", due_at) == 0:
             break
+        said = answer(partial(clients.stocks.fetch_history, symbol, first))
         stocks.asked("checked", [symbol], due_at)
-        corrected, mended = mend(symbol, first, datetime.now(UTC))
+        corrected, mended = mend(symbol, first, said, datetime.now(UTC))
         asked, found, healed = asked + 1, found + corrected, healed + mended
     if found or healed:
         events.publish("stocks.gaps", {"found": found, "healed": healed})
@@ -133,17 +151,15 @@ def look(symbol: str, now: datetime) -> int:
         return wrong + gaps.note(symbol, "missing", dict.fromkeys(lacking), now)
 
 
-def mend(symbol: str, first: date, now: datetime) -> tuple[int, int]:
-    """Fetch a symbol's days again and write what is new; how many were others with us, how many are healed."""
-    try:
-        history = clients.stocks.fetch_history(symbol, first)
-    except (Unavailable, Rejected) as failure:
-        return 0, gaps.heal(symbol, {}, now, str(failure))
+def mend(symbol: str, first: date, said: History | Exception, now: datetime) -> tuple[int, int]:
+    """Write what is new in a symbol's days, fetched again; how many were others with us, how many are healed."""
+    if isinstance(said, Exception):
+        return 0, gaps.heal(symbol, {}, now, str(said))
     with db.transaction():
         ours = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
-        good, _ = judge(symbol, history.bars)
+        good, _ = judge(symbol, said.bars)
         others = {bar.date: ours[bar.date] for bar in good if bar.date in ours and differs(bar, ours[bar.date])}
         corrected = gaps.note(symbol, "wrong", others, now)
-        keep(symbol, history, now)
+        keep(symbol, said, now)
         there = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
         return corrected, gaps.heal(symbol, there, now, None)

@@ -17,12 +17,13 @@ from click.testing import CliRunner
 import clients.stocks
 import config
 import db
+import queues
 from cli.main import nightdesk as command
 from cli.migrate import grant
 from domain.failures import Rejected, Unavailable, Unlisted
 from domain.sessions import Calendar, calendar, regular_sessions, set_calendars
 from domain.stocks import Bar, Dividend, History, Split
-from jobs.bars import find_gaps, sync_daily_bars, sync_dividends, sync_splits
+from jobs.bars import MINUTES, find_gaps, sync_daily_bars, sync_dividends, sync_splits
 from models import bars, sessions, stocks
 
 DATA = config.ROOT.parent / "shared/data/stocks/lean_daily_raw"
@@ -115,6 +116,62 @@ def test_one_stock_that_fails_and_one_that_is_unknown_cost_only_themselves(sourc
     counts = sync_daily_bars("XNYS", due_at=NOW)
     assert (counts["asked"], counts["failed"], counts["bars"]) == (3, 2, 5)
     assert dict(db.rows("select symbol, state from stock")) == {"AAPL": "new", "MSFT": "listed", "GONE": "unknown"}
+
+
+@pytest.fixture
+def minutes(source, monkeypatch):
+    """Sources grant eight calls a minute; the list has how long each next one was waited for."""
+    from jobs import bars as module
+
+    waits, said, calls = [], clients.stocks.fetch_history, [0]
+
+    def fetch(symbol, first):
+        if calls[0] == 8:
+            raise Unavailable("twelve-data: the budget of this minute is spent", 60.0)
+        calls[0] += 1
+        return said(symbol, first)
+
+    def rest(seconds):
+        waits.append(seconds)
+        calls[0] = 0
+
+    monkeypatch.setattr(clients.stocks, "fetch_history", fetch)
+    monkeypatch.setattr(module, "rest", rest)
+    return waits
+
+
+def test_a_source_with_few_calls_a_minute_brings_the_bars_of_every_stock(source, minutes):
+    symbols = [f"S{n}" for n in range(30)]
+    follow(*symbols)
+    source |= {symbol: walk(symbol, 5) for symbol in symbols}
+    counts = sync_daily_bars("XNYS", due_at=NOW)
+    assert (counts["asked"], counts["failed"], counts["bars"]) == (30, 0, 150)
+    assert minutes == [60.0] * 3
+    assert find_gaps(due_at=NOW)["asked"] == 25
+    assert {error for (error,) in db.rows("select error from stock")} == {None}
+    assert len(minutes) > 3
+
+
+def test_a_run_that_waits_for_a_minute_gives_way_and_the_stock_has_its_turn_afterwards(source, monkeypatch):
+    follow("AAPL")
+    source["AAPL"] = Unavailable("twelve-data: the budget of this minute is spent", 60.0)
+    monkeypatch.setattr(queues, "should_yield", lambda: True)
+    with pytest.raises(queues.Yielded):
+        sync_daily_bars("XNYS", due_at=NOW)
+    source["AAPL"] = walk("AAPL", 5)
+    monkeypatch.setattr(queues, "should_yield", lambda: False)
+    assert sync_daily_bars("XNYS", due_at=NOW)["bars"] == 5
+
+
+def test_a_source_that_wants_a_minute_again_and_again_is_left_after_some(source, monkeypatch):
+    from jobs import bars as module
+
+    waits = []
+    monkeypatch.setattr(module, "rest", waits.append)
+    follow("AAPL", "MSFT")
+    source |= {"AAPL": Unavailable("429", 30.0), "MSFT": Unavailable("not before tomorrow", 7200.0)}
+    assert sync_daily_bars("XNYS", due_at=NOW)["failed"] == 2
+    assert waits == [30.0] * MINUTES
 
 
 def test_a_day_or_an_ex_date_that_a_source_has_twice_costs_nobody_anything(source):
