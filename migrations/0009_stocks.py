@@ -101,7 +101,8 @@ def up(migrator, db):
     db.execute_sql(ADJUSTED)
 
 
-# Twenty digits are kept: a product of a hundred factors would otherwise have thousands.
+# Twenty digits are kept: a product of a hundred factors would otherwise have thousands. What is declared for a day to
+# come has changed no price yet. A dividend is in the shares of its day: what is taken from the close before is so, too.
 ADJUSTED = """
 create function times(numeric, numeric) returns numeric immutable strict parallel safe language sql
   as $$ select round($1 * $2, 20) $$;
@@ -109,12 +110,14 @@ create aggregate product(numeric) (sfunc = times, stype = numeric, initcond = 1)
 
 create view adjusted_bar as
 with action as (
-  select symbol, date, ratio, 1::numeric as kept from split
+  select symbol, date, ratio, 1::numeric as kept from split where date <= (now() at time zone 'UTC')::date
   union all
-  select d.symbol, d.ex_on, 1, 1 - d.amount / b.close
+  select d.symbol, d.ex_on, 1, 1 - d.amount * s.ratio / b.close
   from dividend d cross join lateral (
-    select close from daily_bar where symbol = d.symbol and date < d.ex_on order by date desc limit 1) b
-  where d.amount < b.close
+    select date, close from daily_bar where symbol = d.symbol and date < d.ex_on order by date desc limit 1) b
+    cross join lateral (
+      select product(ratio) as ratio from split where symbol = d.symbol and date > b.date and date <= d.ex_on) s
+  where d.amount * s.ratio < b.close and d.ex_on <= (now() at time zone 'UTC')::date
 ), factor as (
   select symbol, date, product(ratio) as ratio, product(kept) as kept from action group by symbol, date
 ), known as (

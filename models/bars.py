@@ -22,8 +22,8 @@ AT_FIRST, CORRECTED = timedelta(days=380), timedelta(days=10)
 class DailyBar(db.BaseModel):
     """A day of a stock in the prices and shares of that day.
 
-    The view `adjusted_bar` has the same days in today's shares, with splits and dividends reckoned in: symbol, date,
-    open, high, low, close, volume, split_factor, dividend_factor, source, received_at.
+    The view `adjusted_bar` has the same days in today's shares, with splits and dividends until today (UTC) reckoned
+    in: symbol, date, open, high, low, close, volume, split_factor, dividend_factor, source, received_at.
     """
 
     app_may = "select"

@@ -266,6 +266,27 @@ def test_adjusted_prices_of_apple_over_two_decades_are_those_of_the_known_factor
             assert abs(adjusted[day] / (close * kept * split) - 1) < Decimal("0.0001"), day
 
 
+def adjusted() -> list[Decimal]:
+    return [close for (close,) in db.rows("select close from adjusted_bar order by date")]
+
+
+def test_what_is_declared_for_a_day_to_come_changes_no_price_before_it(database):
+    later, today = NOW.date() + timedelta(days=2), NOW.date()
+    bars.keep_bars([bar("KO", day, 100) for day in days(2, today - timedelta(days=1))], NOW)
+    coming = Dividend("KO", later, Decimal(2), "alpha-vantage"), Split("KO", later, Decimal(4), "yahoo")
+    bars.keep_actions(coming[1:], coming[:1], NOW)
+    assert adjusted() == [100, 100]
+    bars.keep_actions([], [Dividend("KO", today, Decimal(2), "alpha-vantage")], NOW)
+    assert adjusted() == [98, 98]
+
+
+def test_a_dividend_on_the_day_of_a_split_is_one_of_its_shares(database):
+    before, day = days(2)
+    bars.keep_bars([bar("KO", before, 400), bar("KO", day, 99)], NOW)
+    bars.keep_actions([Split("KO", day, Decimal(4), "yahoo")], [Dividend("KO", day, Decimal(1), "yahoo")], NOW)
+    assert adjusted() == [99, 99]
+
+
 # --- gaps
 
 
