@@ -22,6 +22,7 @@ from domain.stocks import Bar, Dividend, History, Quote, Split, ratio_between
 
 PATIENT = replace(YAHOO, tries=3, patience=2.5)  # each waits for its second
 DIGITS = Context(prec=7)  # of a 32-bit float
+AMOUNTS = ("amount", "numerator", "denominator")  # of an event; a zero is how it says that there was none
 QUOTES_AGE = 10  # seconds for which an answer serves again
 
 
@@ -92,7 +93,7 @@ def _open(chart: Any) -> Any:
 
 
 def parse_history(body: bytes | str, symbol: str) -> History:
-    """Timestamps are the opens of sessions; a bar with a null is none."""
+    """Timestamps are the opens of sessions; a bar with a null is none, and neither is an event with a zero."""
     chart = parse_chart(body, symbol)
     meta = fields.field("yahoo", chart, "meta")
     by, zone = Decimal(hundredths(meta)), _zone(meta)
@@ -119,7 +120,8 @@ def _zone(meta: Any) -> ZoneInfo:
 
 def _events(events: Any, kind: str) -> list[Any]:
     found = events.get(kind) if isinstance(events, dict) else None
-    return list(found.values()) if isinstance(found, dict) else []
+    said = found.values() if isinstance(found, dict) else ()
+    return [event for event in said if not any(fields.member(event, name) == 0 for name in AMOUNTS)]
 
 
 def _split(symbol: str, event: Any, zone: ZoneInfo) -> Split:

@@ -221,6 +221,15 @@ def test_what_was_traded_before_a_split_and_a_dividend_is_found_again_in_yahoos_
     assert [bar.date for bar in history.bars][:3] == [date(2020, 8, 31), date(2020, 9, 1), date(2020, 9, 2)]
 
 
+def test_a_dividend_or_a_split_of_zero_is_none_and_costs_no_bar():
+    answer = json.loads(recorded("yahoo/chart-AAPL-2020-08-31-to-2020-11-07.json.gz"))
+    whole = yahoo_stocks.parse_history(json.dumps(answer), "AAPL")
+    events = answer["chart"]["result"][0]["events"]
+    events["dividends"]["1599000000"] = {"date": 1599000000, "amount": 0}
+    events["splits"]["1599000000"] = {"date": 1599000000, "numerator": 0.0, "denominator": 0.0, "splitRatio": "0:0"}
+    assert yahoo_stocks.parse_history(json.dumps(answer), "AAPL") == whole
+
+
 def test_yahoos_recorded_quote_has_its_day():
     quote = yahoo_stocks.parse_quote(recorded("yahoo/chart-AAPL.json"), "AAPL")
     assert (quote.price, quote.high, quote.low) == (Decimal("220.003"), Decimal("221.021"), Decimal("218.58"))
