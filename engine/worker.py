@@ -115,12 +115,16 @@ class Worker(RqWorker):
                 latest: Any = self.connection.zscore(steps.WORKERS, self.name)
                 if beat is not None and latest is not None and latest > beat:
                     raise  # it lives
-                beat = latest
+                before, beat = beat, latest
             else:
                 return
             if self._stopping():
                 return
-            if beat is None or steps.now(self.connection) - beat > DEAD_AFTER * 1000:
+            silence = None if beat is None else steps.now(self.connection) - beat
+            is_ahead = (
+                silence is not None and silence < -DEAD_AFTER * 1000
+            )  # the clock was set back: see whether it beats
+            if silence is None or silence > DEAD_AFTER * 1000 or (is_ahead and beat == before):
                 steps.rescue(self.connection, self.name, "its worker died")
                 self.connection.delete(self.key)
             else:

@@ -18,7 +18,10 @@ end
 if standing ~= 'dead' then call('ZADD', WORKERS, now, worker) end -- else its horse takes nothing until it is replaced
 local dead = {}
 if now - pulse() >= tonumber(ARGV[6]) * 1000 and (sent == 0 or now - sent < 2000) and sent >= 0 then
-  for _, name in ipairs(call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. (now - limit))) do
+  local silent = call('ZRANGEBYSCORE', WORKERS, '-inf', '(' .. (now - limit))
+  -- Nor has whoever's last beat is ahead of us beaten since the clock was set back.
+  for _, name in ipairs(call('ZRANGEBYSCORE', WORKERS, '(' .. (now + limit), '+inf')) do silent[#silent + 1] = name end
+  for _, name in ipairs(silent) do
     local rescued = rescue(name, 'lost', ARGV[4], ARGV[5], '')
     call('ZREM', WORKERS, name)
     call('SET', 'nightdesk:dead:' .. name, now, 'EX', 86400)

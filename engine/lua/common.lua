@@ -26,10 +26,27 @@ end
 -- A full server refuses here, before anything is half done: for steps whose first write it would let through.
 local function room() call('SET', 'nightdesk:room', '') end
 
+-- A retry that began to wait when the clock was ahead begins to wait anew: late by its own wait at the most, never early.
+local function wait_anew(queue)
+  local scheduled = 'rq:scheduled:' .. queue
+  local waits = call('ZRANGE', scheduled, 0, -1, 'WITHSCORES')
+  for i = 1, #waits, 2 do
+    local key = 'rq:job:' .. waits[i]
+    local since = tonumber(call('HGET', key, 'nd_since') or '') -- none: another tool said when, not for how long
+    if since and since > now then
+      call('ZADD', scheduled, (now + waits[i + 1] * 1000 - since) / 1000, waits[i])
+      call('HSET', key, 'nd_since', now)
+    end
+  end
+end
+
 -- Since when somebody has been heard of without a gap (ms).
 local function pulse()
   local p = call('HMGET', 'nightdesk:pulse', 'at', 'since')
   local at, since = tonumber(p[1] or ''), tonumber(p[2] or '')
+  if at and now < at then -- the clock was set back
+    for _, key in ipairs(call('SMEMBERS', 'rq:queues')) do pcall(wait_anew, string.sub(key, 10)) end
+  end
   if not at or not since or now - at > 5000 or now < at then since = now end
   call('HSET', 'nightdesk:pulse', 'at', now, 'since', since)
   return since

@@ -55,7 +55,7 @@ local function finish(f)
     bury(f.id, f.queue, worker, f.exc)
   elseif call('EXISTS', key) == 1 then -- else another tool deleted it while it ran
     if f.outcome == 'retried' then
-      call('HSET', key, 'status', 'scheduled', 'nd_tries', f.tries)
+      call('HSET', key, 'status', 'scheduled', 'nd_tries', f.tries, 'nd_since', now)
       call('ZADD', 'rq:scheduled:' .. f.queue, (now + f.delay) / 1000, f.id)
     else -- yielded, handed back
       if f.limits ~= '' then call('HSET', key, 'nd_limits', f.limits) end

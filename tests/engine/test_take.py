@@ -465,6 +465,65 @@ def test_who_was_cut_off_or_speaks_late_declares_nobody_dead(redis):
     assert beat(redis, "v", sent=steps.now(redis) - 500)[1] == [("w", 0)]
 
 
+def set_back(redis, seconds=3600):
+    """The clock: whatever was written until now is ahead of it by so much."""
+    for worker, beaten in redis.zrange(steps.WORKERS, 0, -1, withscores=True):
+        redis.zadd(steps.WORKERS, {worker: beaten + seconds * 1000})
+    for run, due in redis.zrange("rq:scheduled:default", 0, -1, withscores=True):
+        redis.zadd("rq:scheduled:default", {run: due + seconds})
+        if redis.hexists(b"rq:job:" + run, "nd_since"):
+            redis.hincrby(b"rq:job:" + run, "nd_since", seconds * 1000)
+    redis.hset("nightdesk:pulse", mapping={"at": steps.now(redis) + seconds * 1000, "since": 0})
+
+
+def test_when_the_clock_is_set_back_the_dead_are_found_once_the_living_have_beaten(redis):
+    beat(redis), beat(redis, "v")
+    run = put(redis, "fine")
+    take(redis)
+    set_back(redis)
+    assert beat(redis, "v") == ("known", [])
+    heard(redis, seconds=5)
+    assert beat(redis, "v") == ("known", [])
+    heard(redis, seconds=7)
+    assert beat(redis, "v") == ("known", [("w", 1)])
+    assert waiting(redis) == [run]
+    assert beat(redis, "v") == ("known", [])
+
+
+@pytest.mark.parametrize("delay", [10, 7200])
+def test_when_the_clock_is_set_back_a_retry_waits_as_long_as_it_was_to_and_no_longer(redis, delay):
+    beat(redis)
+    run, theirs = put(redis, "fine"), put(redis, "fine")
+    take(redis, execution="x")
+    take(redis, finished=end(run, "x", "retried", delay=delay * 1000), queues=[])
+    redis.lrem("rq:queue:default", 0, theirs)
+    redis.zadd("rq:scheduled:default", {theirs: 4e9})
+    set_back(redis)
+    redis.sadd("rq:queues", "rq:queue:odd")
+    redis.set("rq:scheduled:odd", "a text")
+    before = steps.now(redis)
+    beat(redis)
+    assert before <= redis.zscore("rq:scheduled:default", run) * 1000 - delay * 1000 <= steps.now(redis)
+    assert redis.zscore("rq:scheduled:default", theirs) == 4e9 + 3600  # who said when is taken at his word
+    again = redis.zscore("rq:scheduled:default", run)
+    beat(redis)
+    assert redis.zscore("rq:scheduled:default", run) == again
+
+
+def test_a_worker_takes_a_dead_ones_place_though_the_clock_was_set_back(redis, monkeypatch):
+    waits = []
+    monkeypatch.setattr(engine.worker.time, "sleep", waits.append)
+    dead, made = (engine.worker.Worker(["default"], name="w") for _ in range(2))
+    dead.register_birth()
+    beat(redis)
+    put(redis, "fine")
+    take(redis)
+    set_back(redis)
+    made._register()
+    assert len(waits) == 1
+    assert len(waiting(redis)) == 1
+
+
 def test_a_worker_that_could_not_beat_for_a_while_says_so(redis, monkeypatch):
     sent, clock, step = [], [1000.0], steps.step
     monkeypatch.setattr(engine.worker.time, "monotonic", lambda: clock[0])
