@@ -19,7 +19,7 @@ from domain.notifications import Message
 from notify import wording
 from notify.channels import JSON, Crowded, Gone, Plain, said
 
-LONGEST = 5000  # characters
+LONGEST = 5000  # units of UTF-16
 PENALTY = 5.0  # seconds: LINE does not say for how long it has had enough
 SOMEBODY = re.compile(r"[UCR][0-9a-f]{32}")
 

@@ -41,15 +41,20 @@ def discord(message: Message, most: int) -> str:
 
 def cut(text: str, most: int | None) -> str:
     """Whole lines as far as they fit: each closes the markup that it opens."""
-    if most is None or len(text) <= most:
+    if most is None or units(text) <= most:
         return text
     kept, length = [], 2
     for line in text.split("\n"):
-        length += len(line) + 1
+        length += units(line) + 1
         if length > most:
             break
         kept.append(line)
     return "\n".join([*kept, "…"])
+
+
+def units(text: str) -> int:
+    """Its length as LINE counts, in units of UTF-16: an emoji is two. The others count no more."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _render(template: str, message: Message, **more: Any) -> str:

@@ -42,7 +42,7 @@ class Line(Api):
             return self.error(400)
         if not re.fullmatch(r"[UCR][0-9a-f]{32}", to) or to.endswith("404"):
             return Response({"message": "The property, 'to', in the request body is invalid (line: -, column: -)"}, 400)
-        if not 0 < len(text) <= 5000:
+        if not 0 < len(text.encode("utf-16-le")) // 2 <= 5000:
             return self.error(400)
         if len(self.inbox.messages) >= self.quota:
             return Response({"message": "You have reached your monthly limit."}, 429)

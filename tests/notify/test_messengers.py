@@ -102,6 +102,13 @@ def test_a_long_message_is_cut_at_a_line_and_not_refused(demo, name, most):
     assert message["text"].rstrip().endswith("…")
 
 
+def test_an_emoji_counts_as_two_characters_as_line_counts(demo):
+    lines = tuple(Line(f"{n}", "🍎" * 490) for n in range(20))
+    send("line", LINE_USER, dataclasses.replace(MESSAGE, lines=lines))
+    (message,) = taken(demo, "line")
+    assert 4000 < len(message["text"].encode("utf-16-le")) // 2 <= 5000
+
+
 def test_a_markup_that_telegram_cannot_read_is_sent_again_as_plain_words(demo, monkeypatch):
     monkeypatch.setattr("notify.wording.telegram", lambda message, most: "<blink>no</blink>")
     send("telegram", "1001")
