@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10  # seconds for each answer of the server
 NO_MAILBOX = (b"5.1.1", b"5.1.2", b"5.1.6", b"5.1.10")  # RFC 3463: user, host or domain unknown; moved; null MX
+TOO_LARGE = 552  # RFC 1870: the size of a mail is told, and refused, with its sender
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -52,8 +53,9 @@ class Email(Plain):
             failure = self._failure(code, words)
             raise (Gone(str(failure)) if words.startswith(NO_MAILBOX) else failure) from refused
         except smtplib.SMTPSenderRefused as refused:
-            self.broken = self._failure(refused.smtp_code, refused.smtp_error)
-            raise self.broken from refused
+            failure = self._failure(refused.smtp_code, refused.smtp_error)
+            self.broken = None if refused.smtp_code == TOO_LARGE else failure
+            raise failure from refused
         except smtplib.SMTPResponseException as refused:
             raise self._failure(refused.smtp_code, refused.smtp_error) from refused
         except smtplib.SMTPNotSupportedError as unable:

@@ -134,6 +134,7 @@ def test_what_is_no_address_is_rejected_before_any_server_is_asked(target, monke
         ("RCPT", "451 try later", Unavailable),
         ("DATA", "554 spam", Rejected),
         ("DATA", "552 too large", Rejected),
+        ("MAIL", "552 5.3.4 too large", Rejected),
         ("DATA", "452 disk full", Unavailable),
     ],
 )
