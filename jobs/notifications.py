@@ -187,6 +187,8 @@ def record_failure(way: Way, delivery: dict[str, Any], failure: Unavailable | Re
     again = None
     if isinstance(failure, Unavailable):
         again = wait(delivery["tries"], failure.retry_after, random.random())  # noqa: S311
+        if delivery["put_back"] and not way.failures:  # the channel works for others meanwhile: it was not at fault
+            way.channel.broken = None
     in_vain = way.channel.broken is not None or isinstance(failure, Moved)
     outcome = "put_back" if in_vain else "failed" if again else "dead"
     with db.transaction():

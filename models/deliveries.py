@@ -113,6 +113,7 @@ where d.id = f.id
 returning d.id, d.channel, d.key, d.target, d.tries, d.tried_at, n.user_id, n.kind, n.severity, n.subject, n.title,
   n.data, n.created_at, u.email, u.zone, t.secret, t.verified_at, t.off_reason, s.link_key, q.from_time, q.until_time,
   {MUTED.format(now="now()")} as muted, {UNWANTED.format(channel="f.channel")} as unwanted,
+  exists (select from delivery_try where delivery_id = d.id and outcome = 'put_back') as put_back,
   case when s.mode = 'live' and s.place = %s and s.place <> '' then 'live' else 'dry-run' end as mode
 """
 

@@ -453,6 +453,26 @@ def test_a_chat_that_has_moved_is_written_to_at_its_new_place(demo, monkeypatch)
     assert db.rows("select address from target") == [("-100",)]
 
 
+def test_a_message_that_alone_meets_trouble_stops_the_others_no_more_and_is_given_up(demo, monkeypatch):
+    real, trouble = demo.apis["telegram"].answer, Response({"ok": False}, 500)
+    monkeypatch.setattr(demo.apis["telegram"], "answer", lambda r: trouble if b"1001" in r.body else real(r))
+    ann, bob = reach("ann", "telegram", "1001"), reach("bob", "telegram", "1002")
+
+    def go_on() -> dict[str, int]:
+        make_due()
+        db.redis().flushall()  # everybody's turn has come
+        return run()
+
+    notifications.tell(ann, "order", "one")
+    assert run() == {"routed": 1, "put_back": 1}, "it may be the channel"
+    notifications.tell(bob, "order", "two")
+    assert go_on() == {"routed": 1, "put_back": 1}
+    assert go_on() == {"sent": 1, "failed": 1}
+    assert db.rows("select failures, off_until from channel") == [(0, None)]
+    assert [go_on() for _ in range(6)] == [{"failed": 1}] * 4 + [{"dead": 1}, {}]
+    assert facts() == ["channel.off", "channel.on", "delivery.dead"]
+
+
 def test_too_many_costs_no_try_and_waits_as_long_as_it_is_told_with_all_else_for_that_address(demo):
     ann, bob = reach("ann", "telegram", "1001"), reach("bob", "telegram", "1002")
     demo.faults.add("telegram", 429)
