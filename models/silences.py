@@ -36,7 +36,9 @@ class Change(NamedTuple):
 
 def settle(now: datetime) -> Change:
     """Note which streams that alerts wait for are silent, and which are no more; tell each owner once, of all."""
-    ((begun, ended, told),) = db.rows(_SETTLE, now - WAIT, now - WAIT)
+    with db.transaction():
+        ((begun, ended, told),) = db.rows(_SETTLE, now - WAIT, now - WAIT)
+        db.rows(_SPEAK)
     return Change(begun, ended, told)
 
 
@@ -57,10 +59,14 @@ _WATCHES = " union all ".join(
     for direction in ("up", "down", "either", "date")
 )
 
-# `quiet` are alerts and the states of their streams: they say so in their rows, and each owner gets one message.
+# `quiet` are alerts and the states of their streams: they say so in their rows, and each owner gets one message. An
+# alert that a check is firing, or its owner changing, is not waited for: the check waits for ours, in another order.
 _TELL = """
-hushed as (
-  update alert a set silence = q.state from quiet q where a.id = q.alert_id and a.status = 'active'
+free as materialized (
+  select a.id, q.state from quiet q join alert a on a.id = q.alert_id where a.status = 'active'
+  for update of a skip locked
+), hushed as (
+  update alert a set silence = f.state from free f where a.id = f.id
   returning a.id, a.user_id, a.subject, a.stream
 ), by_stream as (
   select user_id, subject, stream, count(*) as alerts from hushed group by 1, 2, 3
@@ -104,9 +110,6 @@ with plain as materialized (
   delete from silence v
   where not exists (select from late l where l.subject = v.subject and l.stream = v.stream) or not ({_WATCHED})
   returning v.subject, v.stream
-), spoken as (
-  update alert a set silence = null from over o
-  where a.subject = o.subject and a.stream = o.stream and a.silence is not null
 ), begun as (
   insert into silence (subject, stream, state)
   select distinct on (subject, stream) subject, stream, state from late v
@@ -115,6 +118,15 @@ with plain as materialized (
   returning subject, stream, state
 ), quiet as materialized ({_WATCHES}), {_TELL}
 select (select count(*) from begun), (select count(*) from over), (select count(*) from told)
+"""
+
+# One that is held by somebody else now says so at the next look.
+_SPEAK = """
+update alert set silence = null where id = any(array(
+  select id from alert a
+  where a.silence is not null
+    and not exists (select from silence s where s.subject = a.subject and s.stream = a.stream)
+  for update skip locked))
 """
 
 _ADOPT = f"""

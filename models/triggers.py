@@ -108,7 +108,8 @@ def _bar_end(at: str) -> str:
 # is found by its place, without an index; one that somebody else writes meanwhile is no longer there. What changes of
 # the alert stands in no index either. JSON is made of whole rows, since a builder looks up the type of every name and
 # value again; names are in its own order, short ones first: nothing is left to sort. A brake is told without a key, as
-# an alert that is taken up while its storm lasts is braked again without having fired between.
+# an alert that is taken up while its storm lasts is braked again without having fired between. `ours` is materialized:
+# of each alert that somebody else has changed meanwhile PostgreSQL would go through both its halves again.
 _FIRE = f"""
 aimed as materialized (
   select *, case
@@ -163,6 +164,8 @@ aimed as materialized (
   from aimed a
   where w.alert_id = a.alert_id and w.ctid = any(array(select place from aimed where state <> 'gone'))
   returning w.alert_id
+), ours as materialized (
+  select alert_id from gone union all select alert_id from kept
 ), settled as (
   update alert a set
     trigger_count = d.trigger_count + (d.outcome = 'fire')::int,
@@ -172,7 +175,7 @@ aimed as materialized (
     status = case when d.outcome = 'expire' then 'expired' when d.outcome = 'brake' then 'paused'
                when d.outcome = 'fire' and d.frequency = 'once' then 'triggered' else a.status end,
     reason = case d.outcome when 'brake' then {_STORM} else a.reason end
-  from (select alert_id from gone union all select alert_id from kept) w join aimed d using (alert_id)
+  from ours join aimed d using (alert_id)
        left join brushed b using (alert_id)
   where a.id = d.alert_id and a.status = 'active' and (d.outcome not in ('arm', 'turn') or b.touches > 0)
   returning d.alert_id, d.outcome, a.trigger_count as number

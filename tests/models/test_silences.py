@@ -1,5 +1,7 @@
 """A stream that has fallen silent is told to the owners of its alerts, once."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -109,6 +111,41 @@ def test_nobody_is_told_of_a_stream_for_which_nobody_waits_any_more():
     remove_alert(alert)
     assert silences.settle(LATER) == (0, 1, 0)
     assert len(told()) == 1
+
+
+@contextmanager
+def held(alert: int) -> Iterator[None]:
+    """While somebody else has an alert's row: a check that fires it, say. Who waits for that one fails."""
+    from psycopg2 import connect
+
+    with closing(connect(**db.database.connect_params, dbname=db.database.database)) as other:
+        other.cursor().execute("select 1 from alert where id = %s for update", (alert,))
+        db.rows("set lock_timeout = '1s'")
+        try:
+            yield
+        finally:
+            db.rows("reset lock_timeout")
+
+
+def test_an_alert_that_somebody_else_has_is_not_waited_for_and_speaks_at_the_next_look():
+    tick("BTCUSD")
+    firing, waiting = add("BTCUSD"), add("BTCUSD", level=300)
+    silences.settle(LATER)
+    tick("BTCUSD", LATER)
+    with held(firing):
+        assert silences.settle(LATER) == (0, 1, 0)
+        assert dict(db.rows("select id, silence from alert")) == {firing: "stale", waiting: None}
+    assert silences.settle(LATER) == (0, 0, 0)
+    assert dict(db.rows("select id, silence from alert")) == {firing: None, waiting: None}
+
+
+def test_of_an_alert_that_somebody_else_has_nobody_is_told():
+    tick("BTCUSD")
+    firing, waiting = add("BTCUSD"), add("BTCUSD", level=300)
+    with held(firing):
+        assert silences.settle(LATER) == (1, 0, 1)
+    assert told() == [("ann@example.com", "No fresh value of BTCUSD: one alert of yours waits")]
+    assert dict(db.rows("select id, silence from alert")) == {firing: None, waiting: "stale"}
 
 
 def test_events_and_dates_are_never_stale():

@@ -116,6 +116,40 @@ def test_an_alert_that_is_removed_while_its_level_is_touched_waits_for_nobody_in
     assert db.rows("select status, touches from alert") == [("removed", 0)]
 
 
+def test_for_an_alert_that_somebody_else_has_changed_the_others_are_not_gone_through_again(database):
+    tick(0, 97000)
+    ((whole,),) = db.rows(f"explain (format json) {triggers._CHECK}", "0", 0, 1, 1, 1)
+
+    def nodes(plan: dict) -> list[dict]:
+        return [plan, *(node for part in plan.get("Plans", ()) for node in nodes(part))]
+
+    (settled,) = [node for node in nodes(whole[0]["Plan"]) if node.get("Subplan Name") == "CTE settled"]
+    assert settled["Relation Name"] == "alert"
+    assert "Append" not in {node["Node Type"] for node in nodes(settled)}, "its parts are read again for every such row"
+
+
+def test_alerts_that_somebody_else_changes_while_they_fire_are_waited_for_and_fire(database):
+    tick(0, 97000)
+    made = {add("above", 97100) for _ in range(3)}
+    tick(5, 97200)
+    found = []
+
+    def look():
+        with db.database.connection_context():
+            found.append(check())
+
+    other = Thread(target=look)
+    with db.transaction():
+        db.rows("update alert set silence = null")
+        other.start()
+        until = time.monotonic() + 20
+        while not db.rows("select 1 from pg_locks where not granted"):
+            assert time.monotonic() < until, "it does not wait for us"
+    other.join(20)
+    assert found == [3]
+    assert {alert for alert, _, _ in fired()} == made
+
+
 def test_an_alert_fires_when_its_level_is_reached_and_not_before(database):
     tick(0, 97000)
     alert = add("above", 97100)
