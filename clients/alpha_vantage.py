@@ -26,6 +26,7 @@ ALPHA_VANTAGE = provider(
     needs="alpha_vantage_key",
     doc="stocks, fundamentals, earnings, dividends",
     windows=(Window("second", 1), Window("day", config.settings.alpha_vantage_day)),
+    reserve=0,  # few as they are, and nothing that it gives is urgent
     tries=3,
     patience=4,
     read_timeout=8,

@@ -189,7 +189,7 @@ def _state(provider: Provider, calendar: Mapping[tuple[str, str, datetime], int]
         used = (
             calendar.get((provider.name, w.name, bounds(w.name, now)[0]), 0) if w.calendar else _used(provider, w, now)
         )
-        windows.append(use(w, used, now))
+        windows.append(use(w, used, now, provider.reserve))
     return State(
         name=provider.name,
         doc=provider.doc,

@@ -49,7 +49,7 @@ class Use:
     used: int
     limit: int
     resets_at: datetime | None = None
-    runs_out_at: datetime | None = None  # before the reset, at the present rate; None = it lasts
+    runs_out_at: datetime | None = None  # for calls that are not urgent, before the reset; None = it lasts
 
 
 def bounds(window: str, now: datetime) -> tuple[datetime, datetime]:
@@ -76,9 +76,10 @@ def runs_out_at(used: int, limit: int, started_at: datetime, ends_at: datetime, 
     return gone_at if gone_at < ends_at else None
 
 
-def use(window: Window, used: int, now: datetime) -> Use:
-    """The state of one window at `now`, with its forecast where it is a day or a month."""
+def use(window: Window, used: int, now: datetime, reserve: float = 0.0) -> Use:
+    """The state of one window at `now`. A day or month has a forecast: when all but its `reserve` (0 to 1) is gone."""
     if not window.calendar:
         return Use(window.name, used, window.limit)
     started_at, ends_at = bounds(window.name, now)
-    return Use(window.name, used, window.limit, ends_at, runs_out_at(used, window.limit, started_at, ends_at, now))
+    gone_at = runs_out_at(used, window.ceiling(reserve), started_at, ends_at, now)
+    return Use(window.name, used, window.limit, ends_at, gone_at)

@@ -131,6 +131,16 @@ def test_the_reserve_of_a_day_is_for_urgent_calls(redis, database):
     assert sum(spend(example, NOON, urgent=True) is None for _ in range(30)) == 5
 
 
+def test_a_day_runs_out_when_its_reserve_is_reached_and_others_than_urgent_calls_are_refused(redis, database):
+    example = provider(Window("day", 25), reserve=0.1)
+    for _ in range(22):
+        assert gate.states({"example": example}, NOON)[0].windows[0].runs_out_at != NOON
+        assert spend(example, NOON) is None
+    assert spend(example, NOON) is not None
+    (day,) = gate.states({"example": example}, NOON)[0].windows
+    assert (day.used, day.limit, day.runs_out_at) == (22, 25, NOON)
+
+
 def test_a_call_inside_a_transaction_is_a_mistake(redis, database):
     with pytest.raises(RuntimeError, match="fetch first, then write"), db.transaction():
         spend(provider(Window("day", 25)), NOON)
