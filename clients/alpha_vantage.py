@@ -14,7 +14,7 @@ from typing import Any
 import config
 from clients import fields, http
 from clients.providers import provider
-from domain.budget import Window, bounds
+from domain.budget import Window
 from domain.failures import Rejected, Unavailable, Unlisted
 from domain.prices import Price
 from domain.sessions import calendar
@@ -33,6 +33,7 @@ ALPHA_VANTAGE = provider(
     deadline=12,
 )
 COLUMNS = ["symbol", "name", "reportDate", "fiscalDateEnding", "estimate", "currency"]  # a seventh came in 2026
+A_WHILE = 3600  # seconds until it is asked again once its day is used up: it does not say when that ends
 HOURS = {"pre-market": "before open", "post-market": "after close"}
 
 
@@ -89,9 +90,7 @@ def refuse(answer: Any, function: str) -> None:
     if "premium feature" in said or "premium endpoint" in said:
         raise Rejected(f"alpha-vantage: {function} is for paid plans alone")
     if "rate limit" in said or "requests per day" in said:
-        now = datetime.now(UTC)
-        wait = (bounds("day", now)[1] - now).total_seconds()
-        raise http.throttled(ALPHA_VANTAGE, f"{function}: it says that the day's calls are used up", wait)
+        raise http.throttled(ALPHA_VANTAGE, f"{function}: it says that the day's calls are used up", A_WHILE)
     if words:
         raise http.throttled(ALPHA_VANTAGE, f"{function}: {fields.words(words)}", 60)
     if isinstance(answer, dict) and (wrong := answer.get("Error Message")):
