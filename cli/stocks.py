@@ -15,7 +15,7 @@ from cli.dead import who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
-from models import bars, gaps, names, quarantine, runs
+from models import bars, gaps, names, prices, quarantine, runs
 from models import stocks as store
 
 LIST = {
@@ -136,7 +136,7 @@ def quarantine_(symbol: str | None, everything: bool, as_json: bool) -> None:
 def accept(row_id: int, who: str) -> None:
     """Believe a price that was doubted: it becomes data, and what came before it is no measure any more."""
     now = datetime.now(UTC)
-    with db.database.connection_context(), db.transaction():
+    with db.database.connection_context(), prices.one_writer():
         row = quarantine.accept(row_id, who, now)
         if row is None:
             raise click.ClickException(f"nothing with the id {row_id} waits: see `nightdesk stocks quarantine`")

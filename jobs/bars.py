@@ -14,7 +14,7 @@ from domain.bad_ticks import Neighbours
 from domain.failures import Rejected, Unavailable
 from domain.sessions import calendar
 from domain.stocks import Bar, History, believable, differs, market_of
-from models import bars, gaps, quarantine, sessions, stocks
+from models import bars, gaps, prices, quarantine, sessions, stocks
 from queues import LOW, batches, job, rest
 
 SPLITS_BACK, DIVIDENDS_BACK, A_YEAR = timedelta(days=15), timedelta(days=400), timedelta(days=370)
@@ -87,7 +87,7 @@ def answer(fetch: Callable[[], History]) -> History | Exception:
 
 def keep(symbol: str, history: History, received_at: datetime) -> dict[str, int]:
     """Write what a source says of a symbol: finished days alone, and what cannot be into quarantine."""
-    with db.transaction():
+    with prices.one_writer():
         changed = bars.keep_actions(history.splits, history.dividends, received_at)
         last = calendar(market_of(symbol)).closed(received_at).date
         good, doubted = judge(symbol, [bar for bar in history.bars if bar.date <= last])
@@ -142,7 +142,7 @@ def look(symbol: str, now: datetime) -> int:
     stocks.asked("looked", [symbol], now)
     known = calendar(market_of(symbol))
     last = known.closed(now - timedelta(hours=2)).date
-    with db.transaction():
+    with prices.one_writer():
         year = bars.bars(symbol, last - A_YEAR, last)
         _, doubted = judge(symbol, year)
         put_aside(doubted, now)
@@ -155,7 +155,7 @@ def mend(symbol: str, first: date, said: History | Exception, now: datetime) -> 
     """Write what is new in a symbol's days, fetched again; how many were others with us, how many are healed."""
     if isinstance(said, Exception):
         return 0, gaps.heal(symbol, {}, now, str(said))
-    with db.transaction():
+    with prices.one_writer():
         ours = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
         good, _ = judge(symbol, said.bars)
         others = {bar.date: ours[bar.date] for bar in good if bar.date in ours and differs(bar, ours[bar.date])}

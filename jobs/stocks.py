@@ -9,7 +9,6 @@ from typing import Any
 import clients.prices
 import clients.stocks
 import config
-import db
 import events
 from clients.allotment import Allotment, affords, calls_of_day
 from clients.alpha_vantage import ALPHA_VANTAGE
@@ -43,7 +42,7 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     without = {
         quote.symbol: Unavailable(f"doubted: {why}") for quote, why, _ in doubted if quote.symbol not in believed
     }
-    with db.transaction():
+    with prices.one_writer():
         stocks.asked("", asked, due_at)
         written, turned = stocks.record(seen, {**failures, **without}, received_at)
         stocks.known(believed, received_at)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -92,8 +93,7 @@ def record(
     another age than the instrument's or the source's counts. Returns the quotes written, with
     `changed` where the price itself is another one, and the quotes whose state was another one before (`was`).
     """
-    with db.transaction():
-        db.rows("select pg_advisory_xact_lock(hashtext('quote'))")  # one writer: no deadlocks, one order of ticks
+    with one_writer():
         written = db.maps(
             _WRITE,
             db.array(price.symbol for price in prices),
@@ -113,6 +113,17 @@ def record(
             received_at,
         )
     return written, [quote for quote in written + settled if quote["was"] != quote["state"]]
+
+
+@contextmanager
+def one_writer() -> Iterator[None]:
+    """A transaction in which nobody else writes quotes or renames a stock: one order of ticks, and no deadlocks.
+
+    Whoever writes more of a stock begins with it: of two locks that both want each takes this one first.
+    """
+    with db.transaction():
+        db.rows("select pg_advisory_xact_lock(hashtext('quote'))")
+        yield
 
 
 # A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together. What a source

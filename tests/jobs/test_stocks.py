@@ -7,8 +7,10 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from threading import Thread
 
 import pytest
+from peewee import PeeweeException
 
 import clients.alpha_vantage
 import clients.prices
@@ -22,7 +24,7 @@ from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.sessions import calendar, set_calendars
 from domain.stocks import Fundamentals, Quote, Report, market_of
 from jobs.stocks import sync_earnings_calendar, sync_fundamentals, sync_stock_prices
-from models import prices, sessions, stocks
+from models import names, prices, sessions, stocks
 
 OPEN = datetime(2026, 11, 25, 15, 0, tzinfo=UTC)  # ten in New York
 SECOND = timedelta(seconds=1)
@@ -216,6 +218,38 @@ def test_a_new_name_is_noted_also_while_another_source_has_a_price_and_forgotten
     sources["yahoo"]["FB"] = say("FB", "201", at=OPEN + timedelta(minutes=3))
     run(OPEN + timedelta(minutes=3), clock)
     assert db.rows(found) == [("listed", None, None)]
+
+
+def test_a_stock_can_be_renamed_while_a_sync_writes(sources, clock, monkeypatch):
+    one = user()
+    watch("FB", one), watch("META", one)
+    sources["yahoo"] |= {symbol: say(symbol, "300") for symbol in ("FB", "META")}
+    run(OPEN, clock)
+    db.rows("update stock set asked_at = null")
+    sources["yahoo"] |= {symbol: say(symbol, "301", at=OPEN + SECOND) for symbol in ("FB", "META")}
+    asked, failures = stocks.asked, []
+
+    def rename():
+        with db.database.connection_context():
+            try:
+                with db.transaction():
+                    names.rename("FB", "META")
+            except PeeweeException as error:
+                failures.append(error)
+
+    renaming = Thread(target=rename)
+
+    def asked_while_it_is_renamed(what, symbols, at):
+        asked(what, symbols, at)
+        renaming.start()
+        while renaming.is_alive() and not db.rows("select 1 from pg_locks where not granted"):
+            pass
+
+    monkeypatch.setattr(stocks, "asked", asked_while_it_is_renamed)
+    assert run(OPEN + SECOND, clock)["written"] == 2
+    renaming.join()
+    assert failures == []
+    assert db.rows("select symbol from stock") == [("META",)]
 
 
 # --- bad ticks
