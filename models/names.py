@@ -45,7 +45,8 @@ def rename(old: str, new: str) -> dict[str, int]:
     kinds = dict(db.rows("select symbol, kind from instrument where symbol in (%s, %s) for update", old, new))
     if kinds.get(old) != "stock":
         raise LookupError(f"{old} is not a stock that is followed")
-    if old == new or kinds.get(new, "stock") != "stock" or market_of(old) != market_of(new):
+    is_pair = db.rows("select 1 from pair where symbol = %s", new)  # no instrument before its first trade
+    if old == new or is_pair or kinds.get(new, "stock") != "stock" or market_of(old) != market_of(new):
         raise ValueError(f"{new} cannot be the new name of {old}: it must be another stock of the same market")
     for statement in _JOIN:
         db.database.execute_sql(statement, names)

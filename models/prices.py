@@ -119,7 +119,7 @@ def record(
 def one_writer() -> Iterator[None]:
     """A transaction in which nobody else writes quotes or renames a stock: one order of ticks, and no deadlocks.
 
-    Whoever writes more of a stock begins with it: of two locks that both want each takes this one first.
+    Whoever writes more of a stock than its quote takes this lock before any other.
     """
     with db.transaction():
         db.rows("select pg_advisory_xact_lock(hashtext('quote'))")

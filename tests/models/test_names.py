@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 import db
+from bench import tape
 from domain.alerts import Rule
 from domain.stocks import Bar, Quote
 from models import bars, buckets, feeds, names, prices, stocks, triggers
@@ -158,6 +159,13 @@ def test_what_cannot_be_is_refused_and_nothing_is_changed(database, old, new, wh
         names.rename(old, new)
     assert db.rows("select symbol from watchlist_item") == [("FB",)]
     assert prices.quotes(NOW, ["FB"])
+
+
+def test_a_pair_of_the_exchange_that_has_not_traded_yet_is_no_stocks_new_name(database):
+    follow("FB")
+    tape.follow(["METAUSD"])
+    with pytest.raises(ValueError, match="another stock"), db.transaction():
+        names.rename("FB", "METAUSD")
 
 
 def test_a_second_time_there_is_nothing_to_move(database):
