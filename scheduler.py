@@ -128,6 +128,7 @@ class Scheduler(RqScheduler):
         self.states: dict[str, State] = {}
         self.offset = 0.0  # seconds that Redis's clock is ahead of time.monotonic(), which nobody sets
         self.looked = self.measured = 0.0
+        self.is_new = True  # Redis: perhaps it came back from an older state, and the schedule with it
         self.ready: batches.Batch | None = None  # what falls due next, planned while there was time
         self.held_back: dict[str, float] = {}  # entries that cannot be enqueued, and until when they are left alone
         self.overrides = Overrides()
@@ -155,6 +156,7 @@ class Scheduler(RqScheduler):
                         return
                     self._sleep(news)
             except (RedisError, OSError, Unknown) as failure:
+                self.is_new = True
                 outages.began(outages.POSTGRESQL_AWAY if isinstance(failure, Unknown) else outages.REDIS_AWAY, failure)
                 time.sleep(wait)
                 wait = min(wait * 2, 1.0)
@@ -197,6 +199,7 @@ class Scheduler(RqScheduler):
         if self.declare():
             self.states = {state.id: state for state in entries.load(self.connection)}
         self._go_back()
+        self._go_on()
         self._follow_sessions()
 
     def measure(self) -> None:
@@ -246,6 +249,18 @@ class Scheduler(RqScheduler):
         ]
         if ahead and steps.step(self.connection, "rewind", json.dumps(ahead)):
             log.error("Redis's clock was set back: %d entries go on from now, and repeat due times", len(ahead))
+            self.looked = 0.0
+
+    def _go_on(self) -> None:
+        """Redis came back from an older state: what PostgreSQL knows to be done with is not due again."""
+        rows, now = self.overrides.read(at_once=self.is_new) or {}, self.now()
+        self.is_new = False
+        last = {name: row["last_due_at"] for name, row in rows.items() if row["last_due_at"]}
+        behind = [
+            batches.moved(s, last[s.id]) for s in self.states.values() if batches.is_behind(s, last.get(s.id), now)
+        ]  # fmt: skip
+        if behind and steps.step(self.connection, "rewind", json.dumps(behind)):
+            log.warning("Redis came back from an older state: %d entries go on after what has run", len(behind))
             self.looked = 0.0
 
     def _follow_sessions(self) -> None:
@@ -301,6 +316,8 @@ class Scheduler(RqScheduler):
         if result in ("run", "skip"):
             self.states[state.id] = replace(state, due=steps.milliseconds(decided.next))
         elif isinstance(result, int):
+            if result < state.due:  # Redis knew this already
+                self.is_new, self.looked = True, 0.0
             self.states[state.id] = replace(state, due=result)
         elif result == "gone":
             del self.states[state.id]
@@ -338,6 +355,8 @@ class Scheduler(RqScheduler):
         if ready:
             while news.get_message(timeout=0) is not None:
                 self.looked = 0.0  # somebody changed the schedule: read it again
+            if connection._sock is not socket:
+                raise OSError("the connection for changes of the schedule was made anew")
 
 
 if __name__ == "__main__":

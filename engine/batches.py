@@ -61,6 +61,12 @@ def _order(state: State, decided: Plan) -> dict[str, Any]:
     }
 
 
+def is_behind(state: State, last: datetime | None, now: datetime) -> bool:
+    """Whether an entry is due for what is done with; not if its clock was set back, and that instant comes twice."""
+    comes_twice = state.due < int(state.fields.get("again_until", 0))
+    return last is not None and state.cadence is not None and state.due_at <= last <= now and not comes_twice
+
+
 def moved(state: State, now: datetime) -> dict[str, Any]:
     """From its due time to the first one after `now`, as rewind.lua takes it."""
     when: Any = state.cadence

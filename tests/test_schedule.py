@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -522,6 +523,43 @@ def test_a_run_that_was_lost_with_redis_before_its_next_try_is_enqueued_again(sc
     assert waiting(redis) == [run]
     run_all(redis)
     assert [row["attempt"] for row in rows(run)] == [1, 2]
+
+
+def test_what_is_done_with_is_not_due_again_where_redis_came_back_from_an_older_state(scheduler, redis, caplog):
+    table = (entry(10), entry(10, key="twice"), entry(10, key="unknown"))
+    scheduler(*table)
+    due = set_due(redis, "fine", 60) // 10_000 * 10_000
+    for name in ("fine", "fine-twice", "fine-unknown"):
+        redis.hset(steps.ENTRY + name, "due", due)
+    redis.hset("nightdesk:entry:fine-twice", "again_until", due + 3_600_000)  # the clock was set back
+    for name in ("fine", "fine-twice"):
+        db.rows("insert into entry (name, last_due_at) values (%s, %s)", name, steps.instant(due + 20_000))
+    made = scheduler(*table)
+    assert "Redis came back from an older state: 1 entries" in caplog.text
+    made.look()
+    assert {name: state.due - due for name, state in made.states.items()} == {
+        "fine": 30_000, "fine-twice": 0, "fine-unknown": 0,
+    }  # fmt: skip
+    assert set(fire(made).values()) == {"run"}
+
+
+def test_a_scheduler_whose_redis_knows_less_than_itself_asks_what_is_done_with_before_it_goes_on(scheduler, redis):
+    made = scheduler(entry(3600))
+    due = set_due(redis, "fine", 2)
+    made.states["fine"] = replace(made.states["fine"], due=due + 1000)
+    db.rows("insert into entry (name, last_due_at) values ('fine', %s)", steps.instant(due))
+    made._turn()
+    made._turn()
+    assert waiting(redis) == []
+    assert int(redis.hget("nightdesk:entry:fine", "due")) > steps.now(redis)
+
+
+def test_a_scheduler_whose_connection_was_made_anew_looks_again_before_it_goes_on(scheduler, redis):
+    made = scheduler(entry(3600))
+    news = made._listen()
+    redis.client_kill_filter(_type="pubsub")
+    with pytest.raises(OSError, match="was made anew"):
+        made._sleep(news)
 
 
 def test_without_redis_memory_and_without_postgresql_nothing_is_guessed(scheduler, redis, monkeypatch):
