@@ -26,6 +26,8 @@ from tests.engine.desk import beat, end, rows, take, waiting
 from tests.engine.desk import work as run_all
 from tests.waiting import until
 
+WEEK = 7 * 86400.0  # s: hardly a test is about to see such a period end
+
 
 @pytest.fixture(autouse=True)
 def _quiet():
@@ -352,7 +354,7 @@ def test_a_scheduler_knows_the_sessions_of_the_table(scheduler, redis):
 
 
 def test_a_due_time_is_skipped_while_the_run_before_waits_or_goes_on(scheduler, redis):
-    made = scheduler(entry(3600))
+    made = scheduler(entry(WEEK))
     set_due(redis, "fine", 120)
     assert fire(made) == {"fine": "run"}
     set_due(redis, "fine", 60)
@@ -369,7 +371,7 @@ def test_a_due_time_is_skipped_while_the_run_before_waits_or_goes_on(scheduler, 
 
 
 def test_with_overlap_queue_one_due_time_waits_and_the_others_are_skipped(scheduler, redis):
-    made = scheduler(entry(3600, overlap="queue"))
+    made = scheduler(entry(WEEK, overlap="queue"))
     beat(redis), beat(redis, "v")
     set_due(redis, "fine", 180)
     fire(made)
@@ -383,7 +385,7 @@ def test_with_overlap_queue_one_due_time_waits_and_the_others_are_skipped(schedu
 
 
 def test_a_queued_run_that_another_tool_deleted_or_cancelled_does_not_block_its_entry(scheduler, redis):
-    made = scheduler(entry(3600))
+    made = scheduler(entry(WEEK))
     for ago, how in ((300, "delete"), (200, "cancel"), (100, None)):
         due = set_due(redis, "fine", ago)
         assert fire(made) == {"fine": "run"}
@@ -544,7 +546,7 @@ def test_what_is_done_with_is_not_due_again_where_redis_came_back_from_an_older_
 
 
 def test_a_scheduler_whose_redis_knows_less_than_itself_asks_what_is_done_with_before_it_goes_on(scheduler, redis):
-    made = scheduler(entry(3600))
+    made = scheduler(entry(WEEK))
     due = set_due(redis, "fine", 2)
     made.states["fine"] = replace(made.states["fine"], due=due + 1000)
     db.rows("insert into entry (name, last_due_at) values ('fine', %s)", steps.instant(due))
@@ -555,7 +557,7 @@ def test_a_scheduler_whose_redis_knows_less_than_itself_asks_what_is_done_with_b
 
 
 def test_a_scheduler_whose_connection_was_made_anew_looks_again_before_it_goes_on(scheduler, redis):
-    made = scheduler(entry(3600))
+    made = scheduler(entry(WEEK))
     news = made._listen()
     redis.client_kill_filter(_type="pubsub")
     with pytest.raises(OSError, match="was made anew"):
