@@ -32,7 +32,7 @@ import models.sessions
 import models.stocks
 from domain.cadence import Every, Market, Plan, after_close, before_open, cron, every, while_open
 from domain.stocks import MARKETS
-from engine import batches, entries, memory, outages, steps
+from engine import batches, entries, logs, memory, outages, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
 from jobs import (
@@ -136,9 +136,7 @@ class Scheduler(RqScheduler):
 
     def run(self, burst: bool = False) -> None:
         """Until SIGTERM or SIGINT; reconnects by itself. `burst`: what is due now, then return."""
-        from engine.worker import start_logging
-
-        start_logging()
+        logs.start()
         memory.settle()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)

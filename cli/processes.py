@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: after a fork is too late
-_PR_SET_PDEATHSIG = 1
-
-
-def dying_with_parent(signal_number: int = signal.SIGTERM) -> Callable[[], None]:
-    """A `preexec_fn`: the child gets the signal when its parent dies, even by kill -9 (Linux alone has this)."""
-    parent = os.getpid()
-
-    def ask() -> None:
-        if _libc:
-            _libc.prctl(_PR_SET_PDEATHSIG, signal_number)
-            if os.getppid() != parent:  # it died before we asked
-                os._exit(1)
-
-    return ask
+from engine.parents import die_with
 
 
 def spawn(command: Sequence[str | Path], *, at_parent_death: int = signal.SIGTERM, **options: Any) -> subprocess.Popen:
@@ -36,7 +21,7 @@ def spawn(command: Sequence[str | Path], *, at_parent_death: int = signal.SIGTER
         [str(part) for part in command],
         stdin=options.pop("stdin", subprocess.DEVNULL),
         start_new_session=True,
-        preexec_fn=dying_with_parent(at_parent_death),  # noqa: PLW1509 - it calls nothing but prctl
+        preexec_fn=partial(die_with, os.getpid(), at_parent_death),  # noqa: PLW1509 - it calls nothing but prctl
         **options,
     )
 
@@ -49,7 +34,7 @@ def identity(pid: int) -> str:
         threads, started = fields[16], fields[18]  # a main thread that has ended is a zombie while others still write
         return "" if state == "Z" and int(threads) <= 1 else f"{boot} {started}"
     except OSError:
-        if _libc:  # Linux: then the process is gone
+        if Path("/proc/self").exists():  # then this one is gone
             return ""
     listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
     return listed.stdout.strip()

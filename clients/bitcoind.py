@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import config
-from clients import fields, rpc
+from clients import bitcoin, fields, rpc
 from clients.providers import Provider, provider
 from clients.rpc import Call, Problem, good
 from domain.chains import NATIVE, Block, Head, Page, Payment
@@ -37,14 +37,17 @@ class Bitcoind:
         if fields.field(NAME, info, "initialblockdownload") is not False:
             raise Unavailable(f"{NAME}: it is still downloading blocks", retry_after=60)
         height = fields.whole(NAME, fields.field(NAME, info, "blocks"), "blocks", 2**31)
-        return Head(height, hexes(first, "getblockhash"))
+        return Head(height, bitcoin.hexes(NAME, first, "getblockhash"))
 
     def fetch_blocks(self, numbers: Iterable[int]) -> dict[int, Block]:
         """The blocks at these heights, without their parents; heights above the tip are left out."""
         asked = list(numbers)
         answers = self._ask([("getblockhash", [number]) for number in asked])
         known = {n: a for n, a in zip(asked, answers, strict=True) if not isinstance(a, Problem) or a.code != -8}
-        return {number: Block(number, hexes(good(answer), "getblockhash"), "") for number, answer in known.items()}
+        return {
+            number: Block(number, bitcoin.hexes(NAME, good(answer), "getblockhash"), "")
+            for number, answer in known.items()
+        }
 
     def fetch_page(self, numbers: Sequence[int], addresses: Mapping[str, int]) -> Page:
         """Whole blocks with every output that has an address."""
@@ -66,26 +69,17 @@ class Bitcoind:
             return {NATIVE: 0}
         (found,) = self._ask([("scantxoutset", ["start", [f"addr({address})" for address, _ in holdings]])])
         answer = good(found)
-        if (now := hexes(fields.field(NAME, answer, "bestblock"), "bestblock")) != tip.hash:
+        if (now := bitcoin.hexes(NAME, fields.field(NAME, answer, "bestblock"), "bestblock")) != tip.hash:
             raise Unavailable(f"{NAME}: its tip is {now}, and {tip.hash} was asked for", retry_after=60)
         return {NATIVE: satoshi(fields.field(NAME, answer, "total_amount"), "total_amount")}
 
     def fetch_decimals(self, contract: str) -> int:
         """Bitcoin has eight, and no tokens."""
-        if contract == NATIVE:
-            return 8
-        raise Rejected(f"{NAME}: there are no tokens on Bitcoin, and {contract!r} is none")
+        return bitcoin.decimals(NAME, contract)
 
     def _ask(self, calls: Sequence[Call]) -> list[Any]:
         login = b64encode(config.settings.bitcoind_login.encode()).decode()
         return rpc.fetch_results(self.provider, calls, headers={"Authorization": f"Basic {login}"})
-
-
-def hexes(value: Any, name: str) -> str:
-    """64 hex digits."""
-    if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
-        return value
-    raise Rejected(f"{NAME}: {name} is {value!r:.80}, not 64 hex digits")
 
 
 def satoshi(value: Any, name: str) -> int:
@@ -99,18 +93,18 @@ def satoshi(value: Any, name: str) -> int:
 
 def parse_block(value: Any, block: Block) -> tuple[Block, list[Payment]]:
     """`{"hash", "height", "previousblockhash", "tx": [{"txid", "vout": [{"n", "value", "scriptPubKey"}]}], …}`."""
-    said = hexes(fields.field(NAME, value, "hash"), "hash")
+    said = bitcoin.hexes(NAME, fields.field(NAME, value, "hash"), "hash")
     height = fields.whole(NAME, fields.field(NAME, value, "height"), "height", 2**31)
     if (height, said) != (block.number, block.hash):
         raise Rejected(f"{NAME}: hash is {said} at {height}, not {block.hash} at {block.number}")
-    parent = hexes(fields.field(NAME, value, "previousblockhash"), "previousblockhash") if height else ""
+    parent = bitcoin.hexes(NAME, fields.field(NAME, value, "previousblockhash"), "previousblockhash") if height else ""
     read = Block(height, said, parent)
     transactions = fields.rows(NAME, fields.field(NAME, value, "tx"), "tx")
     return read, [payment for transaction in transactions for payment in _outputs(transaction, read)]
 
 
 def _outputs(transaction: Any, block: Block) -> list[Payment]:
-    tx = hexes(fields.field(NAME, transaction, "txid"), "txid")
+    tx = bitcoin.hexes(NAME, fields.field(NAME, transaction, "txid"), "txid")
     found = []
     for output in fields.rows(NAME, fields.field(NAME, transaction, "vout"), "vout"):
         address = _address(fields.field(NAME, output, "scriptPubKey"))

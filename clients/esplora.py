@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clients import fields, http
+from clients import bitcoin, fields, http
 from clients.providers import Provider, provider
 from domain.budget import Window
 from domain.chains import NATIVE, Block, Head, Page, Payment
@@ -79,9 +79,7 @@ class Esplora:
 
     def fetch_decimals(self, contract: str) -> int:
         """Bitcoin has eight, and no tokens."""
-        if contract == NATIVE:
-            return 8
-        raise Rejected(f"{NAME}: there are no tokens on Bitcoin, and {contract!r} is none")
+        return bitcoin.decimals(NAME, contract)
 
     def _get(self, path: str, min_age: float | None = None) -> bytes:
         return http.get(self.provider, path, min_age=min_age).body
@@ -103,23 +101,19 @@ def parse_height(body: bytes | str) -> int:
 
 def parse_hash(body: bytes | str) -> str:
     """The hash of a block, as plain text."""
-    return _hash(body.decode("ascii", "replace").strip() if isinstance(body, bytes) else body.strip(), "block hash")
-
-
-def _hash(value: Any, name: str) -> str:
-    if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
-        return value
-    raise Rejected(f"{NAME}: {name} is {value!r:.80}, not 64 hex digits")
+    return bitcoin.hexes(
+        NAME, body.decode("ascii", "replace").strip() if isinstance(body, bytes) else body.strip(), "block hash"
+    )
 
 
 def parse_block(body: bytes | str, block: Block) -> Block:
     """`{"id", "height", "previousblockhash", …}` of a block whose height and hash are known."""
     answer = fields.document(NAME, body)
     height = fields.whole(NAME, fields.field(NAME, answer, "height"), "height", 2**31)
-    said = _hash(fields.field(NAME, answer, "id"), "id")
+    said = bitcoin.hexes(NAME, fields.field(NAME, answer, "id"), "id")
     if (height, said) != (block.number, block.hash):
         raise Rejected(f"{NAME}: id is {said} at {height}, not {block.hash} at {block.number}")
-    parent = _hash(fields.field(NAME, answer, "previousblockhash"), "previousblockhash") if height else ""
+    parent = bitcoin.hexes(NAME, fields.field(NAME, answer, "previousblockhash"), "previousblockhash") if height else ""
     return Block(height, said, parent)
 
 
@@ -130,9 +124,9 @@ def parse_transactions(body: bytes | str, address: str) -> list[Transaction]:
 
 
 def _transaction(row: Any, address: str) -> Transaction:
-    tx = _hash(fields.field(NAME, row, "txid"), "txid")
+    tx = bitcoin.hexes(NAME, fields.field(NAME, row, "txid"), "txid")
     number = fields.whole(NAME, fields.field(NAME, row, "status", "block_height"), "status.block_height", 2**31)
-    mined_in = _hash(fields.field(NAME, row, "status", "block_hash"), "status.block_hash")
+    mined_in = bitcoin.hexes(NAME, fields.field(NAME, row, "status", "block_hash"), "status.block_hash")
     outputs = fields.rows(NAME, fields.field(NAME, row, "vout"), "vout")
     found = [
         (index, fields.whole(NAME, fields.field(NAME, output, "value"), "value"))

@@ -8,7 +8,6 @@ the truth, and answers rq's own commands (shutdown, kill-horse, stop-job, stop-e
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from rq.worker import Worker as RqWorker
 import db
 import queues
 from config import settings
-from engine import memory, outages, steps
+from engine import logs, memory, outages, parents, steps
 from engine.board import Board
 from engine.horse import GONE, Horse
 from engine.lost import find_lost
@@ -84,7 +83,7 @@ class Worker(RqWorker):
         dequeue_strategy: Any = None,
     ) -> bool:
         """Until SIGTERM or SIGINT; `burst`: until the queues are empty. True when any job ran."""
-        start_logging(logging_level or "INFO")
+        logs.start(logging_level or "INFO")
         self.burst, self.max_jobs = burst, max_jobs
         wakeup, waker = os.pipe()
         for end in (wakeup, waker):
@@ -174,7 +173,7 @@ class Worker(RqWorker):
             return
         code = 1
         try:
-            die_with_parent(parent)
+            parents.die_with(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             horse = Horse(self.name, self.queue_names(), self.board, burst=self.burst, max_jobs=self.max_jobs)
@@ -338,22 +337,3 @@ class Worker(RqWorker):
         except RedisError as failure:
             log.warning("worker=%s could not say good-bye: %s", self.name, failure)
         log.info("worker=%s stopped", self.name)
-
-
-def start_logging(level: str = "INFO") -> None:
-    """One line per event on stdout, instants in UTC; rq's own loggers go the same way."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
-    handler.formatter.converter = time.gmtime  # type: ignore[union-attr]
-    for name in (None, "rq.worker", "rq.job"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-
-
-def die_with_parent(parent: int) -> None:
-    """Linux kills this process when its parent dies, so that no run goes on beside its own rescue."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it died between the fork and here
-        os._exit(1)

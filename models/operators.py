@@ -20,7 +20,6 @@ from models.fields import InstantField
 SESSION = timedelta(hours=12)
 COST = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}  # 16 MB and some 50 ms a try, as RFC 7914 suggests for logins
 SHORTEST_PASSWORD = 10
-ROLES = ("viewer", "operator")
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
