@@ -327,7 +327,8 @@ def plan(
     """
     latest, before = when.latest(due, now)
     following = when.after(latest)
-    if following <= now or (skip_late and now - latest > grace):
+    is_portion = before >= MOST_AT_ONCE and following <= now
+    if is_portion or (skip_late and now - latest > grace):
         return Plan(None, Missed(due, latest, before + 1), following)
     if not before:
         return Plan(latest, None, following)
