@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from json import dumps
 from typing import Any
@@ -70,7 +70,7 @@ def build(kind: str, now: datetime) -> tuple[int, int] | None:
     )
     if not due:
         return None
-    ready = {each["user_id"]: each["next_at"] for each in due if each["next_at"] and now - each["next_at"] < TOO_LATE}
+    ready = [each for each in due if each["next_at"] and now - each["next_at"] < TOO_LATE]
     told = _tell(kind, ready, now) if ready else 0
     plans = [next_digest(kind, now, each["at_time"], known_zone(each["zone"])) for each in due]
     db.rows(
@@ -81,25 +81,32 @@ def build(kind: str, now: datetime) -> tuple[int, int] | None:
     return len(ready), told
 
 
-def _tell(kind: str, ready: dict[int, datetime], now: datetime) -> int:
-    """One notification for each user for whom any section has something."""
-    parts: dict[int, list[dict[str, Any]]] = {user: [] for user in ready}
+def _tell(kind: str, ready: Sequence[dict[str, Any]], now: datetime) -> int:
+    """One notification for each user for whom any section has something; how many."""
+    parts: dict[int, list[dict[str, Any]]] = {each["user_id"]: [] for each in ready}
     for section in SECTIONS:
-        for user, part in section(list(ready), now - SPANS[kind], now).items():
+        for user, part in section(list(parts), now - SPANS[kind], now).items():
             parts[user].append(part)
-    told = [user for user in ready if parts[user]]
-    db.rows(
+    told = [each for each in ready if parts[each["user_id"]]]
+    new = db.rows(
         """insert into notification (user_id, kind, title, data, key)
            select user_id, %s, title, data::jsonb, key
            from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]) as t(user_id, title, data, key)
-           on conflict (key) do nothing""",
+           on conflict (key) do nothing returning 1""",
         kind,
-        db.array(told),
-        db.array(f"{TITLES[kind]}, {ready[user]:%d %B %Y}" for user in told),
-        db.array(dumps({"sections": parts[user]}, default=str) for user in told),
-        db.array(f"{kind}-{user}-{ready[user]:%Y-%m-%d}" for user in told),
+        db.array(each["user_id"] for each in told),
+        db.array(f"{TITLES[kind]}, {_day(each):%d %B %Y}" for each in told),
+        db.array(dumps({"sections": parts[each["user_id"]]}, default=str) for each in told),
+        db.array(f"{kind}-{each['user_id']}-{each['next_at'].timestamp():.0f}" for each in told),
     )
-    return len(told)
+    return len(new)
+
+
+def _day(digest: dict[str, Any]) -> date:
+    """The day that a digest is of, by the clock that it is planned by."""
+    here = known_zone(digest["zone"]) if digest["at_time"] else UTC
+    due_at: datetime = digest["next_at"]
+    return due_at.astimezone(here).date()
 
 
 # Sections: functions of users and a span of time that have for each user a title and lines, or nothing. An area that

@@ -1,7 +1,8 @@
 """Digests: for those who want one, at their time, about what there is; and nothing where there is nothing."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import pytest
 from peewee import IntegrityError
@@ -70,6 +71,29 @@ def test_each_at_their_own_time(database):
     fire(tokyo, at=NOON - timedelta(hours=2)), fire(wants("bob"))
     assert run(NOON - timedelta(hours=1)) == {"due": 1, "told": 1}
     assert run() == {"due": 1, "told": 1}
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "first"),
+    [
+        ("America/New_York", time(19, 30), date(2027, 3, 12)),
+        ("America/New_York", time(19, 30), date(2027, 11, 5)),
+        ("America/Los_Angeles", time(16, 30), date(2027, 3, 12)),
+        ("Europe/London", time(0, 30), date(2027, 3, 26)),
+        ("Europe/London", time(1, 30), date(2027, 3, 26)),
+        ("Europe/London", time(0, 30), date(2027, 10, 29)),
+        ("Asia/Tokyo", time(7), date(2027, 3, 12)),
+    ],
+)
+def test_every_day_has_its_own_and_its_users_date_when_the_clock_changes_too(zone, at, first):
+    user = user_with("ann@example.com", zone)
+    digests.want(user, "daily", at)
+    run(datetime.combine(first, at, ZoneInfo(zone)) - timedelta(hours=1))
+    for _ in range(4):
+        ((due,),) = db.rows("select next_at from digest")
+        fire(user, at=due - timedelta(hours=1))
+        assert run(due) == {"due": 1, "told": 1}
+    assert [title for _, _, title, _ in told()] == [f"Your day, {first + timedelta(n):%d %B %Y}" for n in range(4)]
 
 
 def test_the_week_is_summed_up_on_sunday(database):
