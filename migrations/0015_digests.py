@@ -10,7 +10,8 @@ def up(migrator, db):
           at_time time,
           -- null: new, not planned yet
           next_at timestamptz check (next_at > '2000-01-01' and next_at < '2200-01-01'),
-          primary key (user_id, kind)
+          last_at timestamptz,  -- when the last one was due, from where the next one goes on; null: none yet
+          primary key (user_id, kind), check (next_at > last_at)
         );
         create index digest_due on digest (next_at);
         """

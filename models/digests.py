@@ -29,13 +29,14 @@ class Digest(db.BaseModel):
     kind = TextField()  # daily, weekly
     at_time = TimeField(null=True)
     next_at = InstantField(null=True)  # set it to null with a new at_time
+    last_at = InstantField(null=True)  # when the last one was due; the next one goes on from there
 
     class Meta:
         primary_key = CompositeKey("user_id", "kind")
 
 
 BATCH = 500  # users whose digests are written in one transaction
-SPANS = {"daily": timedelta(days=1), "weekly": timedelta(days=7)}
+SPANS = {"daily": timedelta(days=1), "weekly": timedelta(days=7)}  # what the first one looks back
 TITLES = {"daily": "Your day", "weekly": "Your week"}
 TOO_LATE = timedelta(hours=6)  # a desk that was down so long leaves a digest out
 POINTS = 24  # of a picture
@@ -63,30 +64,36 @@ def build(kind: str, now: datetime) -> tuple[int, int] | None:
     How many were due, and for how many there was something to say. Call it in a transaction.
     """
     due = db.maps(
-        """select d.user_id, d.at_time, d.next_at, u.zone from digest d join app_user u on u.id = d.user_id
+        """select d.user_id, d.at_time, d.next_at, d.last_at, u.zone from digest d join app_user u on u.id = d.user_id
            where d.kind = %s and (d.next_at is null or d.next_at <= %s)
            order by d.next_at nulls first, d.user_id limit %s for update of d skip locked""",
         *(kind, now, BATCH),
     )
     if not due:
         return None
-    ready = [each for each in due if each["next_at"] and now - each["next_at"] < TOO_LATE]
-    told = _tell(kind, ready, now) if ready else 0
+    ready = [each for each in due if each["next_at"] and each["next_at"] > now - TOO_LATE]
+    told = _tell(kind, ready) if ready else 0
     plans = [next_digest(kind, now, each["at_time"], known_zone(each["zone"])) for each in due]
     db.rows(
-        """update digest d set next_at = p.next_at from unnest(%s::bigint[], %s::timestamptz[]) as p(user_id, next_at)
+        """update digest d set next_at = p.next_at, last_at = case when d.next_at > %s then d.next_at else d.last_at end
+           from unnest(%s::bigint[], %s::timestamptz[]) as p(user_id, next_at)
            where d.user_id = p.user_id and d.kind = %s""",
-        *(db.array(each["user_id"] for each in due), db.array(plans), kind),
+        *(now - TOO_LATE, db.array(each["user_id"] for each in due), db.array(plans), kind),
     )
     return len(ready), told
 
 
-def _tell(kind: str, ready: Sequence[dict[str, Any]], now: datetime) -> int:
-    """One notification for each user for whom any section has something; how many."""
+def _tell(kind: str, ready: Sequence[dict[str, Any]]) -> int:
+    """One notification for each user for whom any section has something since the last digest; how many."""
+    spans: dict[tuple[datetime, datetime], list[int]] = {}
+    for each in ready:
+        since = each["last_at"] or each["next_at"] - SPANS[kind]
+        spans.setdefault((since, each["next_at"]), []).append(each["user_id"])
     parts: dict[int, list[dict[str, Any]]] = {each["user_id"]: [] for each in ready}
-    for section in SECTIONS:
-        for user, part in section(list(parts), now - SPANS[kind], now).items():
-            parts[user].append(part)
+    for (since, until), users in spans.items():
+        for section in SECTIONS:
+            for user, part in section(users, since, until).items():
+                parts[user].append(part)
     told = [each for each in ready if parts[each["user_id"]]]
     new = db.rows(
         """insert into notification (user_id, kind, title, data, key)
@@ -116,7 +123,7 @@ Sections = Callable[[Sequence[int], datetime, datetime], dict[int, dict[str, Any
 
 
 def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
-    """What the symbols did that a user follows, with a picture, those that moved most first."""
+    """What the symbols did that a user follows, with a picture, those that moved most first; none without a price."""
     followed = db.rows(
         """select user_id, subject from alert
            where user_id = any(%s) and stream = 'price' and status in ('active', 'triggered', 'paused')
@@ -139,7 +146,10 @@ def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int,
 
 
 def _prices(symbols: Sequence[str], since: datetime, until: datetime) -> dict[str, list[Decimal]]:
-    """The price of each symbol at the ends of equal parts of the span, where it was known, in today's shares."""
+    """The price of each symbol at the ends of equal parts of the span, where it was known, in today's shares.
+
+    Of those that had a price within the span: a closed market has nothing to tell.
+    """
     found = db.rows(
         """select s.symbol, array_agg(p.price / r.ratio order by h.at)
            from unnest(%s::text[]) as s(symbol)
@@ -153,8 +163,8 @@ def _prices(symbols: Sequence[str], since: datetime, until: datetime) -> dict[st
                select product(x.ratio) as ratio from split x
                where x.symbol = s.symbol and x.date > (p.happened_at + interval '2 hours')::date
                  and x.date <= (cast(%s as timestamptz) + interval '2 hours')::date) r
-           group by s.symbol""",
-        *(db.array(symbols), since, until, (until - since) / POINTS, until),
+           group by s.symbol having max(p.happened_at) > %s""",
+        *(db.array(symbols), since, until, (until - since) // POINTS, until, since),
     )
     return dict(found)
 
@@ -164,7 +174,7 @@ def fired(users: Sequence[int], since: datetime, until: datetime) -> dict[int, d
     found = db.rows(
         """select u.id, n.created_at, n.title from unnest(%s::bigint[]) as u(id) cross join lateral (
              select created_at, title from notification
-             where user_id = u.id and kind = 'alert' and created_at > %s and created_at <= %s
+             where user_id = u.id and starts_with(key, 'trigger-') and created_at > %s and created_at <= %s
              order by id desc limit %s) n""",
         *(list(users), since, until, MOST_ALERTS),
     )

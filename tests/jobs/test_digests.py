@@ -30,7 +30,7 @@ def wants(name: str, kind: str = "daily", at: time | None = None, zone: str = "U
 
 
 def fire(user: int, title: str = "BTCUSD is at 2", at: datetime = NOON - timedelta(hours=1)) -> None:
-    told = notifications.tell(user, "alert", title, subject="BTCUSD")
+    told = notifications.tell(user, "alert", title, subject="BTCUSD", key=f"trigger-{title}-{user}-{at}")
     db.rows("update notification set created_at = %s where id = %s", at, told)
 
 
@@ -54,8 +54,8 @@ def test_twice_is_the_same_as_once(database):
     fire(wants("ann"))
     run()
     assert run() == {}
-    db.rows("update digest set next_at = %s", NOON)  # … and the plan was lost
-    run()
+    db.rows("update digest set next_at = %s, last_at = null", NOON)  # … and the plan was lost
+    assert run() == {"due": 1, "told": 0}
     assert len(told()) == 1
 
 
@@ -133,6 +133,66 @@ def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(d
     ]
     assert section["lines"][0][2][0] == 100
     assert 90 in section["lines"][0][2]
+
+
+def test_a_symbol_without_a_price_since_the_last_digest_is_left_out(database):
+    """A stock on a Sunday, say."""
+    ann = wants("ann")
+    for symbol, hours in (("AAPL", 39), ("BTCUSD", 39), ("BTCUSD", 3)):
+        at = NOON - timedelta(hours=hours)
+        prices.record([Price(symbol, Decimal(300), at, "x")], {}, at)
+    db.rows("insert into watchlist_item (user_id, symbol) values (%s, 'AAPL')", ann)
+    assert run() == {"due": 1, "told": 0}
+    db.rows("insert into watchlist_item (user_id, symbol) values (%s, 'BTCUSD')", ann)
+    db.rows("update digest set next_at = %s, last_at = null", NOON)
+    assert run() == {"due": 1, "told": 1}
+    ((*_, data),) = told()
+    assert [line[0] for line in data["sections"][0]["lines"]] == ["BTCUSD"]
+
+
+def test_what_was_told_of_alerts_without_one_that_fired_is_left_out(database):
+    ann = wants("ann")
+    fire(ann)
+    silence = notifications.tell(ann, "alert", "No fresh value of BTCUSD", severity="warning")
+    db.rows("update notification set created_at = %s where id = %s", NOON - timedelta(hours=2), silence)
+    run()
+    ((*_, data),) = told()
+    assert [line[1] for line in data["sections"][0]["lines"]] == ["BTCUSD is at 2"]
+
+
+def titles() -> list[list[str]]:
+    """What each digest says of alerts, oldest first."""
+    return [[line[1] for line in data["sections"][0]["lines"]][::-1] for *_, data in told()]
+
+
+def test_each_goes_on_where_the_last_one_ended_however_late_it_is(database):
+    ann = wants("ann")
+    for hours, title in ((-1, "one"), (2, "two"), (23, "three"), (28, "four"), (30, "five")):
+        fire(ann, title, NOON + timedelta(hours=hours))
+    run()
+    run(NOON + timedelta(hours=29))
+    run(NOON + timedelta(hours=48))
+    assert titles() == [["one"], ["two", "three"], ["four", "five"]]
+
+
+def test_what_one_that_was_left_out_had_to_say_comes_with_the_next(database):
+    ann = wants("ann")
+    run()
+    fire(ann, "one", NOON + timedelta(hours=2))
+    fire(ann, "two", NOON + timedelta(hours=40))
+    assert run(NOON + timedelta(hours=31)) == {"due": 0, "told": 0}
+    run(NOON + timedelta(hours=48))
+    assert titles() == [["one", "two"]]
+
+
+def test_whoever_wants_it_at_another_time_misses_nothing_and_hears_nothing_twice(database):
+    ann = wants("ann")
+    fire(ann, "one"), fire(ann, "two", NOON + timedelta(hours=3))
+    run()
+    digests.want(ann, "daily", time(20))
+    run(NOON + timedelta(minutes=1))
+    run(NOON + timedelta(hours=8))
+    assert titles() == [["one"], ["two"]]
 
 
 def test_a_split_is_no_fall_in_the_week(database):
