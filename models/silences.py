@@ -88,7 +88,8 @@ free as materialized (
 )
 """
 
-# What is worked out of a stream (`price@1h`, `rsi14@1d`, `odds/24h`) is silent when that is.
+# What is worked out of a stream (`price@1h`, `rsi14@1d`, `odds/24h`) is silent when that is, not for having no value
+# yet: the first comes with the next bar. Of events and dates nobody knows when the first is due.
 _SETTLE = f"""
 with plain as materialized (
   select q.symbol as subject, 'price'::text collate "C" as stream, case when q.price is null then 'missing'
@@ -97,15 +98,13 @@ with plain as materialized (
   where case when q.price is null then i.created_at
           else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.due
   union all
-  select g.subject, g.measure, case when g.value is null then 'missing' else 'stale' end
-  from gauge g, cast(%s as timestamptz) as t(due)
-  where case when g.value is null then g.created_at else g.stale_at end <= t.due
+  select g.subject, g.measure, 'stale' from gauge g where g.stale_at <= %s
 ), late as materialized (
   select * from plain
   union
   select g.subject, g.measure, p.state from gauge g join plain p on p.subject = g.subject
     and p.stream in ('price', substring(g.measure from '^[^@/]*'))
-  where g.measure ~ '[@/]' and g.value is not null
+  where g.measure ~ '[@/]'
 ), over as (
   delete from silence v
   where not exists (select from late l where l.subject = v.subject and l.stream = v.stream) or not ({_WATCHED})

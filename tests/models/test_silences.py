@@ -84,6 +84,23 @@ def test_a_value_that_never_came_is_missing():
     assert {silence for (silence,) in db.rows("select silence from alert")} == {"missing"}
 
 
+def test_what_has_no_value_yet_is_not_missing_while_its_price_comes():
+    db.rows("insert into instrument (symbol, kind) values ('AAPL', 'stock')")
+    db.rows("insert into quote (symbol) values ('AAPL')")
+    tick("AAPL")
+    db.rows("update quote set stale_at = %s where symbol = 'AAPL'", NOW + timedelta(hours=15))  # its market is closed
+    for rule, type_, measure in (
+        (Rule("above", Decimal("0.5")), "dividend", "dividend"),
+        (Rule("within", Decimal(86400)), "dividend", "ex_date"),
+        (Rule("percent_up", Decimal(5), base="24h"), "price", "price"),
+        (Rule("above", Decimal(500), frequency="close", bar="1h"), "price", "price"),
+        (Rule("above", Decimal(70), bar="1d"), "technical", "rsi14"),
+    ):
+        create_alert(user_with("ann@example.com"), "AAPL", rule, NOW, type_=type_, measure_=measure)
+    assert silences.settle(LATER) == (0, 0, 0)
+    assert silences.settle(NOW + timedelta(hours=16)) == (3, 0, 1), "what comes of a price that does not come"
+
+
 def test_who_makes_an_alert_on_a_silent_stream_is_told_there_and_then():
     tick("BTCUSD")
     add("BTCUSD")
