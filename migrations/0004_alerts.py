@@ -27,7 +27,7 @@ def up(migrator, db):
           reason text,  -- why it is refused or paused
           -- What it came to when it was made active: the stream of values that it watches, and what it waits for there.
           stream text collate "C", base_value numeric, target numeric, band numeric, way_back numeric,
-          split_on date,  -- the last split that its base and target have been divided by
+          split_on date,  -- its base and target are in the shares of this day
           silence text check (silence in ('missing', 'stale')),  -- there is no fresh value, and its owner was told
           trigger_count int not null default 0 check (trigger_count >= 0), last_triggered_at timestamptz,
           touches int not null default 0 check (touches >= 0),  -- of its level since it last fired

@@ -144,18 +144,17 @@ def _refuse(refused: Sequence[tuple[int, str]]) -> None:
 def _begin(begun: Sequence[tuple[_Wanted, Aim, Watch, str]], values: Values) -> None:
     if not begun:
         return
-    bases = [
-        _value(values, alert.subject, alert.measure.name) if alert.rule.base == "creation" else None
-        for alert, *_ in begun
-    ]
+    bases = [values[alert.subject, alert.measure.name] if alert.rule.base == "creation" else {} for alert, *_ in begun]
     db.rows(
         """with new as materialized (
-             select * from unnest(%s::bigint[], %s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
-                                  %s::text[], %s::boolean[], %s::numeric[], %s::numeric[], %s::timestamptz[])
-               as n(id, stream, base_value, target, aim_band, way_back, direction, arms, level, band, since)
+             select * from unnest(%s::bigint[], %s::text[], %s::numeric[], %s::timestamptz[], %s::numeric[],
+                                  %s::numeric[], %s::numeric[], %s::text[], %s::boolean[], %s::numeric[],
+                                  %s::numeric[], %s::timestamptz[])
+               as n(id, stream, base_value, base_at, target, aim_band, way_back, direction, arms, level, band, since)
            ), made as (
              update alert a set status = 'active', reason = null, stream = n.stream, base_value = n.base_value,
-               target = n.target, band = n.aim_band, way_back = n.way_back, touches = 0, silence = null
+               split_on = (n.base_at + interval '2 hours')::date, target = n.target, band = n.aim_band,
+               way_back = n.way_back, touches = 0, silence = null
              from new n where a.id = n.id returning a.id, a.subject
            )
            insert into alert_watch (alert_id, subject, stream, direction, arms, level, band, since)
@@ -166,7 +165,8 @@ def _begin(begun: Sequence[tuple[_Wanted, Aim, Watch, str]], values: Values) -> 
              since = excluded.since, target = null""",
         db.array(alert.id for alert, *_ in begun),
         db.array(alert.stream for alert, *_ in begun),
-        db.array(bases),
+        db.array(base.get("value") for base in bases),
+        db.array(base.get("happened_at") for base in bases),
         db.array(aimed.level for _, aimed, _, _ in begun),
         db.array(aimed.band for _, aimed, _, _ in begun),
         db.array(aimed.way_back for _, aimed, _, _ in begun),

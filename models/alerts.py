@@ -62,7 +62,7 @@ class Alert(db.BaseModel):
     target = DecimalField(null=True)  # what it waits for in the stream
     band = DecimalField(null=True)  # so far from it is still equal
     way_back = DecimalField(null=True)  # so far back it counts anew
-    split_on = DateField(null=True)  # the last split that base_value and target have been divided by
+    split_on = DateField(null=True)  # base_value and target are in the shares of this day
     silence = TextField(null=True)  # missing, stale: there is no fresh value, and its owner was told
     trigger_count = IntegerField()
     last_triggered_at = InstantField(null=True)  # when the value that fired it was so
@@ -234,7 +234,7 @@ def divide_by_splits(now: datetime) -> int:
                  from cast(%s as timestamptz) as t(now), split s join alert a on a.subject = s.symbol
                  where s.date between (t.now - interval '7 days')::date and (t.now + interval '2 hours')::date
                    and a.status = 'active' and a.base = 'creation' and a.measure = 'price'
-                   and s.date > coalesce(a.split_on, (a.created_at + interval '2 hours')::date)
+                   and s.date > a.split_on
                  group by a.id
                ), divided as (
                  update alert a set base_value = a.base_value / d.ratio, target = a.target / d.ratio,

@@ -9,7 +9,7 @@ import db
 from domain.alerts import Rule
 from domain.prices import Price
 from jobs.alerts import build_readings, check_alerts, prune_readings
-from models import derived, partitions, prices, readings
+from models import alerts, derived, partitions, prices, readings
 from models.alerts import create_alert, remove_alert, user_with
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -160,12 +160,11 @@ def stock(symbol: str = "AAPL") -> None:
 
 def test_a_split_is_no_fall_in_price():
     stock()
-    before = NOW - timedelta(hours=20)
+    before = NOW - timedelta(hours=26)
     tick(before, 400, "AAPL")
     ask("price/24h", "AAPL", since=before)
     fall = add("percent_down", 20, before, "AAPL", base="creation")
     rise = add("percent_up", 20, before, "AAPL", base="creation")
-    db.rows("update alert set created_at = %s", before - timedelta(days=1))
     db.rows("insert into split values ('AAPL', %s, 4, 'tests', %s)", NOW.date(), before)
     assert build_readings(due_at=NOW)["divided"] == 2
     assert build_readings(due_at=NOW)["divided"] == 0
@@ -175,6 +174,24 @@ def test_a_split_is_no_fall_in_price():
         (fall, D(80), D(100)), (rise, D(120), D(100)),
     ]  # fmt: skip
     assert dict(db.rows("select alert_id, level from alert_watch")) == {fall: D(80), rise: D(120)}
+
+
+def test_a_percentage_since_creation_counts_from_its_price_however_old_the_alert_is():
+    stock()
+    before, split = NOW - timedelta(hours=50), NOW - timedelta(hours=24)
+    tick(before, 400, "AAPL")
+    paused = add("percent_up", 10, before, "AAPL", base="creation")
+    db.rows("update alert set created_at = %s", before)
+    alerts.pause_alert(paused, "for now")
+    db.rows("insert into split values ('AAPL', %s, 4, 'tests', %s)", split.date(), before)
+    early = add("percent_down", 10, before, "AAPL", base="creation")  # on the day of the split, before there is a price
+    assert alerts.divide_by_splits(split) == 1
+    tick(NOW - timedelta(seconds=2), 100, "AAPL")
+    alerts.resume_alert(paused, NOW - timedelta(seconds=1))
+    assert alerts.divide_by_splits(NOW) == 0
+    assert db.rows("select id, base_value, target from alert order by id") == [
+        (paused, D(100), D(110)), (early, D(100), D(90)),
+    ]  # fmt: skip
 
 
 def test_a_change_over_a_split_is_counted_in_todays_shares():
