@@ -119,7 +119,7 @@ def _bars(subject: str, width: str, kind: str | None, now: datetime) -> list[Bar
         found = db.rows(_DAYS, subject, now, BARS)
     else:
         spread = 5 if kind == "stock" else 1  # it trades for less than a fifth of the time
-        found = db.rows(_CANDLES, subject, width, now - spread * BARS * BAR_LENGTHS[width], now)
+        found = db.rows(_CANDLES, subject, width, now - spread * BARS * BAR_LENGTHS[width], now, subject)
     return [Bar(*row) for row in found]
 
 
@@ -153,9 +153,17 @@ from ended where ended_at > coalesce(happened_at, '-infinity') and ended_at <= %
 group by subject, bar, kind order by min(happened_at) nulls first limit %s
 """
 
+# In the shares of the last bar: a split is no fall of an average, and no bar of four times the volume.
 _CANDLES = """
-select ends_at, high, low, close, volume from candle_line(%s, %s, %s, %s)
-where closed and not synthetic order by ends_at
+with line as materialized (
+  select *, max(starts_at) over () as last_at from candle_line(%s, %s, %s, %s) where closed and not synthetic
+)
+select l.ends_at, l.high / r.ratio, l.low / r.ratio, l.close / r.ratio, l.volume * r.ratio
+from line l cross join lateral (
+  select product(s.ratio) as ratio from split s
+  where s.symbol = %s and s.date > (l.starts_at + interval '2 hours')::date
+    and s.date <= (l.last_at + interval '2 hours')::date) r
+order by l.ends_at
 """
 
 _DAYS = f"""

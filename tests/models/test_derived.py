@@ -203,6 +203,20 @@ def test_a_change_over_a_split_is_counted_in_todays_shares():
     assert made(derived.changes(NOW)) == [("price/24h", D(10), NOW)]
 
 
+def test_indicators_within_the_day_count_what_was_before_a_split_in_the_shares_after_it():
+    stock()
+    day = (NOW - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)  # of the split
+    for n in range(20):
+        candle("AAPL", day - (3 + n) * HOUR, 400 + 4 * (n % 3))
+        candle("AAPL", day + (1 + n) * HOUR, 100 + n % 3)
+    db.rows("insert into split values ('AAPL', %s, 4, 'tests', %s)", day.date(), day)
+    ask("rsi14@1h", "AAPL"), ask("sma40@1h", "AAPL")
+    db.rows("update candle_feed set built_until = %s where feed = 'tick'", NOW)
+    found = {reading.measure: reading.value for reading in derived.indicator_values(NOW)}
+    assert found["sma40@1h"] == D("100.95")
+    assert 40 < found["rsi14@1h"] < 60
+
+
 def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
     stock()
     soon = (NOW + timedelta(days=2)).date()
