@@ -221,20 +221,36 @@ def explain(trigger_id: int, as_json: bool) -> None:
 
 def explained(row: dict[str, Any], verdict: str) -> dict[str, str]:
     """A trigger in words."""
+    return {
+        "alert": f"{row['alert_id']}, firing number {row['number']}",
+        "rule": " ".join(f"{name}={value}" for name, value in row["rule"].items() if value is not None),
+        **(_near(row) if row["rule"]["side"] == "date" else _reached(row)),
+        "fired": f"{when(row['fired_at'])}, {span(row['fired_at'] - row['happened_at'])} after it happened",
+        "touched": f"{row['touches']} times since it had fired before",
+        "decided again": verdict,
+    }
+
+
+def _reached(row: dict[str, Any]) -> dict[str, str]:
     waited = row["waited"]
     since = f", by values later than {waited['since']}" if waited.get("since") else ", by the value when it was made"
     arrow = {"up": "at or above", "down": "at or below"}.get(waited["direction"], "within")
     band = f" (and by at most {2 * Decimal(waited['band'])} more)" if Decimal(waited["band"]) else ""
     return {
-        "alert": f"{row['alert_id']}, firing number {row['number']}",
-        "rule": " ".join(f"{name}={value}" for name, value in row["rule"].items() if value is not None),
         "waited for": f"{row['subject']} {row['stream']} {arrow} {waited['level']}{band}{since}",
         "value": f"{row['value']:f}" + (f", before it {row['previous']:f}" if row["previous"] is not None else ""),
         "happened": f"{when(row['happened_at'])}, says {row['source']}",
         "received": f"{when(row['received_at'])}, {span(row['received_at'] - row['happened_at'])} later",
-        "fired": f"{when(row['fired_at'])}, {span(row['fired_at'] - row['happened_at'])} after it happened",
-        "touched": f"{row['touches']} times since it had fired before",
-        "decided again": verdict,
+    }
+
+
+def _near(row: dict[str, Any]) -> dict[str, str]:
+    lead, date = timedelta(seconds=float(row["waited"]["level"])), datetime.fromtimestamp(float(row["value"]), UTC)
+    return {
+        "waited for": f"{row['subject']} {row['stream']} within {span(lead)}",
+        "value": f"{when(date)}, says {row['source']}",
+        "received": when(row["received_at"]),
+        "happened": f"{when(row['happened_at'])}, {span(date - row['happened_at'])} before",
     }
 
 

@@ -6,10 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
+
+from domain.spans import span
 
 LONGEST_TEXT = 500  # characters of one title, label or value
 MOST_LINES = 20  # of a part of a message
@@ -99,6 +101,8 @@ def together(leader: Mapping[str, Any], others: Sequence[Mapping[str, Any]], uns
 
 def of_alert(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The details of an alert that fired."""
+    if data["rule"]["condition"] == "within":
+        return of_date(data)
     happened_at = datetime.fromisoformat(data["happened_at"])
     delay = (datetime.fromisoformat(data["received_at"]) - happened_at).total_seconds()
     rule = data["rule"]
@@ -112,6 +116,17 @@ def of_alert(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("Known here", f"{delay:.0f} s later"),
         *touched,
         (f"Alert {data['alert_id']}", f"{about} {rule['condition']} {rule['level']}{way}"),
+    ]
+
+
+def of_date(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The details of a date that is near: a day is the same in every zone, the start of a match is not."""
+    date, lead = datetime.fromtimestamp(float(data["value"]), UTC), timedelta(seconds=float(data["rule"]["level"]))
+    return [
+        ("Date", f"{date:%d %b %Y}" if data["stream"].endswith("_date") else {"at": date.isoformat()}),
+        ("From", data["source"]),
+        ("Known here", {"at": data["received_at"]}),
+        (f"Alert {data['alert_id']}", f"{data['subject']} {data['stream']} within {span(lead)}"),
     ]
 
 

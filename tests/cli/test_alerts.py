@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -13,7 +13,7 @@ import db
 from domain.failures import Rejected
 from domain.measures import TYPES, Reading
 from domain.prices import Price
-from models import prices, readings
+from models import prices, readings, triggers
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -177,6 +177,20 @@ def test_a_firing_is_explained_and_decided_again(call):
     db.rows("update alert_trigger set value = 97001")
     assert "DIFFERENT" in call("alerts", "explain", str(number), code=1).output
     assert "no trigger 0" in call("alerts", "explain", "0", code=1).output
+
+
+def test_a_date_that_is_near_is_explained_in_dates(call):
+    now = datetime.now(UTC).replace(microsecond=0)
+    starts_at, told_at = now + timedelta(minutes=90), now - timedelta(days=3)
+    readings.record([Reading("M1", "starts_at", Decimal(int(starts_at.timestamp())), told_at, "fixtures")], told_at)
+    call("alerts", "add", "M1", "starts_at", "within", "2h")
+    assert [batch.fired for batch in triggers.fire_due(datetime.now(UTC))] == [1]
+    ((number,),) = db.rows("select id from alert_trigger")
+    said = " ".join(call("alerts", "explain", str(number)).output.split())
+    assert "waited for M1 starts_at within 2 h" in said
+    assert f"value {starts_at:%Y-%m-%d %H:%M:%S}, says fixtures received {told_at:%Y-%m-%d %H:%M:%S}" in said
+    assert "90 min before" in said
+    assert "the same: it fires" in said
 
 
 def test_the_types_say_what_may_be_asked_and_what_is_only_declared(call):

@@ -37,6 +37,17 @@ def test_a_message_tells_price_rule_and_times_in_the_users_zone():
     ]
 
 
+def test_a_message_about_a_date_tells_the_day_or_the_instant_in_the_users_zone():
+    date = {**DATA, "subject": "AAPL", "stream": "report_date", "value": "1797379200", "source": "finnhub",
+            "rule": {"condition": "within", "level": "604800", "side": "date"}}  # fmt: skip
+    assert said(date, kind="alert", zone="America/New_York") == [
+        ("Date", "16 Dec 2026"), ("From", "finnhub"), ("Known here", "23 Nov 2026 07:00:06 EST"),
+        ("Alert 12", "AAPL report_date within 7 d"),
+    ]  # fmt: skip
+    match = {**date, "subject": "M1", "stream": "starts_at", "value": "1797379200"}
+    assert said(match, kind="alert", zone="America/New_York")[0] == ("Date", "15 Dec 2026 19:00:00 EST")
+
+
 def test_the_details_that_any_area_gives_are_lines_of_the_message():
     data = {"details": [["Amount", "0.5 BTC"], ["Credited", {"at": "2026-11-23T12:00:05+00:00"}]], "deposit_id": 3}
     assert said(data, zone="Europe/London") == [("Amount", "0.5 BTC"), ("Credited", "23 Nov 2026 12:00:05 GMT")]
