@@ -125,10 +125,10 @@ def _beginning(alert: _Wanted, values: Values, now: datetime) -> tuple[Aim, Watc
 
 
 def _due(date: Decimal | None, lead: Decimal, now: datetime) -> datetime | None:
-    """When a date is near enough; None if it is not known, off, or past."""
+    """When a date is near enough, now at the earliest; None if it is not known, off, or past."""
     if date is None or not date.is_finite() or date <= Decimal(now.timestamp()):
         return None
-    return datetime.fromtimestamp(float(date - lead), now.tzinfo)
+    return max(datetime.fromtimestamp(float(date - lead), now.tzinfo), now)
 
 
 def _refuse(refused: Sequence[tuple[int, str]]) -> None:

@@ -63,8 +63,9 @@ def record(seen: Sequence[Observation], received_at: datetime) -> int:
     """Write readings that are newer than what we have; returns how many. The others write nothing.
 
     Events are never too late: one that has the time of another, or an earlier one, is put a microsecond behind it.
-    A date is written when it is another one, and moves what waits for it. Raises ValueError for an unknown measure:
-    leave out with `domain.measures.believable` what cannot be.
+    A date is written when it is another one, and moves what waits for it; an alert that has fired waits for the end of
+    its cool-down, and for nothing if the date is past by then. Raises ValueError for an unknown measure: leave out with
+    `domain.measures.believable` what cannot be.
     """
     measures = {reading.measure: of_stream(reading.measure) for reading in seen}
     with one_writer():
@@ -124,11 +125,16 @@ with seen as materialized (
     value = excluded.value, previous = excluded.previous, happened_at = excluded.happened_at,
     received_at = excluded.received_at, stale_at = excluded.stale_at, source = excluded.source, about = excluded.about
   returning subject, measure, value, received_at
+), near as (
+  select w.alert_id, to_timestamp(s.value::float8) as date, greatest(
+           to_timestamp(s.value::float8) - w.level * interval '1 s', s.received_at, a.last_triggered_at + a.cooldown
+         ) as due
+  from shown s join alert_watch w on w.direction = 'date' and w.subject = s.subject and w.stream = s.measure
+       join alert a on a.id = w.alert_id
+  where s.measure = any(select measure from new where kind = 'date')
 ), moved as (
-  update alert_watch w set since = case when to_timestamp(s.value::float8) > s.received_at
-      then to_timestamp(s.value::float8) - w.level * interval '1 s' else 'infinity' end
-  from shown s where w.direction = 'date' and w.subject = s.subject and w.stream = s.measure
-    and s.measure = any(select measure from new where kind = 'date')
+  update alert_watch w set since = case when n.due < n.date then n.due else 'infinity' end
+  from near n where w.alert_id = n.alert_id
 )
 select count(*) from written
 """

@@ -163,6 +163,19 @@ def test_every_new_date_is_told_again_and_the_same_date_once():
     assert [check(10), check(3200), check(3201)] == [0, 1, 0]
 
 
+def test_a_date_that_goes_to_and_fro_is_told_again_after_the_cool_down():
+    read(0, epoch(at(7000)), "M1", "starts_at")
+    add("M1", "starts_at", "within", 7200, "match_start", frequency="every", cooldown=timedelta(hours=1))
+    assert check(1) == 1
+    for second in range(60, 600, 60):
+        read(second, epoch(at(7000 + second % 120)), "M1", "starts_at")
+        assert check(second) == 0
+    assert [check(3599), check(3600), check(3601)] == [0, 1, 0]
+    read(3700, epoch(at(7200)), "M1", "starts_at")
+    assert check(10_000) == 0, "when the cool-down ends, it has begun"
+    assert db.rows("select happened_at from alert_trigger order by number") == [(at(0),), (at(3600),)]
+
+
 def test_percentages_count_from_the_value_at_creation_or_watch_the_stream_of_changes():
     read(0, 2)
     add("X", "odds", "percent_up", 10, base="creation")
