@@ -220,12 +220,13 @@ end
 local function rescue(worker, kind, reason, encoded, stopped)
   local key, rescued = 'rq:worker:' .. worker .. ':executions', 0
   for _, member in ipairs(call('SMEMBERS', key)) do
+    local known, queue = pcall(call, 'HGET', 'rq:execution:' .. member, 'queue')
     local fine, problem = pcall(give_back, worker, member, kind, reason, encoded, stopped)
     if fine then
       rescued = rescued + 1
     else
       call('SREM', key, member)
-      record(cjson.encode({run = member, queue = '?', due = now, attempt = 1, ended = now, outcome = 'failed',
+      record(cjson.encode({run = member, queue = known and queue or 'default', due = now, attempt = 1, ended = now, outcome = 'failed',
         dead = true, error = reason .. '; it cannot be given back: ' .. reason_of(problem), worker = worker}), '')
     end
   end

@@ -8,7 +8,7 @@ import pytest
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
-from engine import letters
+from engine import history, letters, steps
 from models import runs
 from tests.engine.desk import beat, end, outcomes, put, put_raw, status, take, waiting, work
 
@@ -67,3 +67,15 @@ def test_retried_runs_that_no_entry_enqueued_do_not_wait_for_one(redis):
     for worker, run in (("w", "one"), ("v", "two")):
         beat(redis, worker)
         assert take(redis, worker)[1] == run
+
+
+def test_a_run_that_could_not_be_given_back_is_retried_in_its_own_queue(redis):
+    beat(redis)
+    run = put(redis, "fine", queue="low")
+    take(redis, execution="x")
+    redis.set(f"rq:job:{run}", "a text")
+    redis.sadd("rq:worker:w:executions", "without-colon")
+    steps.rescue(redis, "w", "its worker died")
+    history.write(redis)
+    assert letters.retry(redis, [f"{run}:x", "without-colon"], "ann") == 2
+    assert (waiting(redis, "low"), waiting(redis)) == ([f"{run}:x"], ["without-colon"])
