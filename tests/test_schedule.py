@@ -150,7 +150,7 @@ def test_a_scheduler_with_a_stale_version_fires_nothing_and_reads_again(schedule
 
 
 def test_what_is_not_due_yet_is_not_fired_however_wrong_the_schedulers_clock_is(scheduler, redis):
-    made = scheduler(entry())
+    made = scheduler(entry(1800))
     made.offset += 3600
     before = redis.hget("nightdesk:entry:fine", "due")
     assert made.fire(list(made.states.values())) == ["early"]
