@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from peewee import OperationalError
@@ -11,7 +13,7 @@ import db
 from domain.failures import Unavailable
 from models import events
 
-PATIENCE = "2s"  # for the lock that a drop needs: whoever reads or writes the table meanwhile waits behind us
+PATIENCE = "2s"  # for a lock: whoever reads or writes the table meanwhile waits behind us
 
 
 def tidy(parent: str, before: datetime) -> dict[str, int]:
@@ -28,7 +30,8 @@ def tidy(parent: str, before: datetime) -> dict[str, int]:
 
 def make_ahead(parent: str, days: int = 7) -> int:
     """Make the partitions of the coming days; returns how many were missing."""
-    (made,) = db.rows("select make_partitions(%s, %s)", parent, days)[0]
+    with _briefly(parent):
+        ((made,),) = db.rows("select make_partitions(%s, %s)", parent, days)
     return int(made)
 
 
@@ -40,7 +43,9 @@ def rescue_strays(parent: str) -> int:
     """
     rest, column = f"{parent}_rest", _partition_column(parent)
     moved = 0
-    with db.transaction():
+    if not db.rows(f"select exists (select from {rest})")[0][0]:
+        return 0  # without a lock, for which everybody would wait behind us
+    with _briefly(parent):
         db.rows(f"lock table {rest} in access exclusive mode")
         for (day,) in db.rows(f"select distinct {column}::date from {rest} order by 1"):
             name = f"{parent}_{day:%Y%m%d}"
@@ -59,29 +64,35 @@ def rescue_strays(parent: str) -> int:
 
 
 def drop_older(parent: str, before: datetime) -> int:
-    """Drop the partitions that hold nothing from `before` on; returns how many. Space is back at once.
-
-    Raises Unavailable while somebody (a backup, say) holds the table for longer than a moment.
-    """
-    dropped = 0
-    for (name,) in db.rows(
+    """Drop the partitions that hold nothing from `before` on; returns how many. Space is back at once."""
+    names = db.rows(
         """select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
            where i.inhparent = %s::regclass
              and substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''([^'']+)''\\)')::timestamptz <= %s
            order by c.relname""",
         parent,
         before,
-    ):
-        try:
-            with db.transaction():
-                db.rows(f"set local lock_timeout = '{PATIENCE}'")
-                db.rows(f"drop table {name}")
-        except OperationalError as error:
-            if not isinstance(error.__context__, LockNotAvailable):
-                raise
-            raise Unavailable(f"{name} is in use: {dropped} partitions dropped before it", retry_after=60) from error
-        dropped += 1
-    return dropped
+    )
+    for (name,) in names:
+        with _briefly(name):
+            db.rows(f"drop table {name}")
+    return len(names)
+
+
+@contextmanager
+def _briefly(table: str) -> Iterator[None]:
+    """A transaction that waits for its locks no longer than a moment.
+
+    Raises Unavailable while somebody (a backup, say) holds the table for longer.
+    """
+    try:
+        with db.transaction():
+            db.rows(f"set local lock_timeout = '{PATIENCE}'")
+            yield
+    except OperationalError as error:
+        if not isinstance(error.__context__, LockNotAvailable):
+            raise
+        raise Unavailable(f"{table} is in use", retry_after=60) from error
 
 
 def _partition_column(parent: str) -> str:

@@ -11,6 +11,7 @@ from models import partitions
 TICK = (
     "insert into tick (symbol, happened_at, received_at, price, source, fresh) values ('BTCUSD', %s, %s, 1, 'x', true)"
 )
+READ = "lock table tick in access share mode"  # as a backup does, for as long as it runs
 
 
 @pytest.fixture
@@ -55,16 +56,45 @@ def test_only_partitions_wholly_before_the_limit_are_dropped(rolled_back):
     assert before - names() == {"tick_20200101"}
 
 
-def test_a_table_in_use_is_dropped_another_time_and_nobody_waits_long(database, monkeypatch):
-    monkeypatch.setattr(partitions, "PATIENCE", "50ms")
-    db.rows("create table tick_20200101 partition of tick for values from ('2020-01-01') to ('2020-01-02')")
+@pytest.fixture
+def reader(database, monkeypatch):
+    """A connection of somebody else's."""
     from psycopg2 import connect
 
+    monkeypatch.setattr(partitions, "PATIENCE", "50ms")
     other = connect(**db.database.connect_params, dbname=db.database.database)
-    try:
-        other.cursor().execute("select count(*) from tick")
-        with pytest.raises(Unavailable, match="tick_20200101 is in use"):
-            partitions.drop_older("tick", datetime(2020, 1, 3, tzinfo=UTC))
-    finally:
-        other.close()
+    yield other
+    other.close()
+
+
+def test_a_table_in_use_is_dropped_another_time_and_nobody_waits_long(reader):
+    db.rows("create table tick_20200101 partition of tick for values from ('2020-01-01') to ('2020-01-02')")
+    reader.cursor().execute(READ)
+    with pytest.raises(Unavailable, match="tick_20200101 is in use"):
+        partitions.drop_older("tick", datetime(2020, 1, 3, tzinfo=UTC))
+    reader.rollback()
     assert partitions.drop_older("tick", datetime(2020, 1, 3, tzinfo=UTC)) == 1
+
+
+def test_with_nothing_to_do_nobody_is_waited_for(reader):
+    partitions.make_ahead("tick")
+    reader.cursor().execute(READ)
+    assert partitions.tidy("tick", datetime(2020, 1, 3, tzinfo=UTC)) == {"made": 0, "dropped": 0, "strays": 0}
+
+
+def test_room_in_a_table_in_use_is_made_another_time(rolled_back, reader):
+    reader.cursor().execute(READ)
+    with pytest.raises(Unavailable, match="tick is in use"):
+        partitions.make_ahead("tick", 20)
+    reader.rollback()
+    assert partitions.make_ahead("tick", 20) >= 13
+
+
+def test_the_strays_of_a_table_in_use_are_moved_another_time(rolled_back, reader):
+    at = datetime(2200, 1, 1, 12, tzinfo=UTC)
+    db.rows(TICK, at, at)
+    reader.cursor().execute(READ)
+    with pytest.raises(Unavailable, match="tick is in use"):
+        partitions.rescue_strays("tick")
+    reader.rollback()
+    assert partitions.rescue_strays("tick") == 1
