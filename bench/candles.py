@@ -1,12 +1,14 @@
 """What does it cost to bring a minute of new trades into the candles? 1,000 pairs, nine intervals.
 
-python -m bench.candles [--pairs 1000] [--before 2000000] [--trades 13300] [--rounds 9] [--peer 10]
+python -m bench.candles [--pairs 1000] [--before 2000000] [--trades 13300] [--rounds 9] [--peer 10] [--kept 3650]
 
 *build* is `models.buckets.build` from its first statement to its commit: finding the new trades, and adding them to
 the candles. *floor* is to read the new trades and to write as many candles as changed, with numbers that are there
 already. *late* is a build of 1,000 trades spread over the time before, whose buckets are made anew, and *none* one
-without new trades. The peer is what most projects do: for each pair and interval one aggregate over the trades of the
-present bucket and one upsert, on `--peer` pairs; its time is scaled to all of them.
+without new trades; *first* is that too, as the first thing in a connection, as in a job. The peer is what most
+projects do: for each pair and interval one aggregate over the trades of the present bucket and one upsert, on `--peer`
+pairs; its time is scaled to all of them. A build looks into each partition of the trades: it must cost the same whether
+they are kept for ten years or for ten days (`--kept 10`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
@@ -64,6 +67,12 @@ def build() -> None:
     list(buckets.build(feeds.TRADE, datetime.now(UTC)))
 
 
+def first_build() -> float:
+    """Milliseconds of a build in a connection that has not seen any."""
+    with db.database.connection_context():
+        return took(build)
+
+
 def floor() -> None:
     """As if it were the build; undone."""
     with db.database.atomic() as transaction:
@@ -93,6 +102,7 @@ def main() -> int:
     parser.add_argument("--trades", type=int, default=13_300, help="new ones, a minute's")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer", type=int, default=10, help="pairs")
+    parser.add_argument("--kept", type=int, default=3650, help="days for which trades are kept")
     arguments = parser.parse_args()
     pairs, trades = arguments.pairs, arguments.trades
     now = datetime.now(UTC).replace(second=0, microsecond=0) - arguments.rounds * MINUTE
@@ -100,20 +110,22 @@ def main() -> int:
     with scratch.started() as desk, db.database.connection_context():
         del desk
         tape.open_exchange(pairs)
-        tape.make_days(first, (now - first).days + 1)
+        tape.keep(arguments.kept)
         tape.trade(pairs, arguments.before, first, now - first)
         settle()
         build()
         settle()
-        times: dict[str, list[float]] = {"build": [], "floor": [], "none": [], "late": []}
+        times: dict[str, list[float]] = {"build": [], "floor": [], "none": [], "first": [], "late": []}
         for number in range(arguments.rounds):
             tape.trade(pairs, trades, now + number * MINUTE, MINUTE)
             times["floor"].append(took(floor))
             times["build"].append(took(build))
             times["none"].append(took(build))
-        for _ in range(3):
+        for _ in range(5):
             tape.trade(pairs, 1000, first, now - first)
             times["late"].append(took(build))
+            with ThreadPoolExecutor(1) as other:
+                times["first"].append(other.submit(first_build).result())
         peer_ms = took(lambda: naive(arguments.peer, now + (arguments.rounds - 1) * MINUTE))
         ((candles,),) = db.rows("select count(*) from candle")
     middle = {name: median(values) for name, values in times.items()}
@@ -122,8 +134,9 @@ def main() -> int:
         ["its floor", f"{middle['floor']:.1f}"],
         ["1,000 late trades", f"{middle['late']:.1f}"],
         ["no new trades", f"{middle['none']:.1f}"],
+        ["no new trades, first in a connection", f"{middle['first']:.1f}"],
     ]
-    print(f"{pairs:,} pairs, {arguments.before:,} trades before, {candles:,} candles")
+    print(f"{pairs:,} pairs, {arguments.before:,} trades before, {candles:,} candles, {arguments.kept:,} days kept")
     scratch.table(["build of", "ms"], lines)
     return scratch.verdict(
         "candles",

@@ -6,7 +6,7 @@ import csv
 import gzip
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import config
 import db
 from domain.candles import INTERVALS, ROLL_UP, start
-from models import buckets, events, feeds
+from models import buckets, events, feeds, partitions
 
 DATA = config.ROOT.parent / "shared" / "data"  # recorded trades, where they are
 KEY = tuple[str, str, datetime]  # symbol, interval, start
@@ -115,23 +115,30 @@ def trade(pairs: int, count: int, since: datetime, length: timedelta, into: str 
         db.rows(TRADES.format(into=into), pairs, count, since, length / count)
 
 
-def make_days(first: datetime, days: int) -> None:
-    """Partitions for days that are past."""
-    for n in range(days):
-        day = first.date() + timedelta(days=n)
-        name = f"trade_{day:%Y%m%d}"
-        if not db.rows("select to_regclass(%s)", name)[0][0]:
-            db.rows(f"create table {name} partition of trade for values from ('{day}') to ('{day + timedelta(1)}')")
+def keep(days: int) -> None:
+    """Empty partitions as upkeep leaves them when trades have been kept for so many days."""
+    clear(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    each = partitions.width(days)
+    for ago in range(days, 0, -each):
+        db.rows("select make_partition('trade', current_date - %s, %s)", ago, each)
+    partitions.make_ahead("trade", each)
+
+
+def clear(since: datetime, until: datetime) -> None:
+    """Drop the partitions that have a part of a time."""
+    for (name,) in db.rows("select name from partition_spans('trade') where until > %s and since < %s", since, until):
+        db.rows(f"drop table {name}")
 
 
 @contextmanager
 def loading(first: datetime, days: int) -> Iterator[str]:
     """A table for millions of trades of these days, with no indexes until the end, when it becomes the exchange's."""
+    begin = datetime.combine(first, time(), UTC)
+    clear(begin, begin + timedelta(days=days))
     made = [(f"trade_{day:%Y%m%d}", day) for day in (first.date() + timedelta(days=n) for n in range(days))]
     db.rows("create table load (like trade including defaults including constraints) partition by range (traded_at)")
     db.rows("alter table load alter id set default nextval('trade_id_seq')")
     for name, day in made:
-        db.rows(f"drop table if exists {name}")
         db.rows(f"create table {name} partition of load for values from ('{day}') to ('{day + timedelta(1)}')")
     yield "load"
     db.rows("alter table load alter id drop default")

@@ -99,6 +99,7 @@ def main() -> int:
         del desk
         db.rows("set statement_timeout = 0")
         tape.open_exchange(arguments.pairs)
+        tape.keep(3650)
         for size in sizes:
             results[size] = measure(arguments, size)
     lines = [

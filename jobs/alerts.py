@@ -48,5 +48,6 @@ def check_silences(due_at: datetime) -> dict[str, int]:
 @job(LOW, timeout=300)
 def prune_readings(due_at: datetime) -> dict[str, int]:
     """Make room for the coming week's readings, drop those older than TICK_DAYS, forget what nobody asks for."""
-    counts = partitions.tidy("reading", due_at - timedelta(days=config.settings.tick_days))
+    days = config.settings.tick_days
+    counts = partitions.tidy("reading", days, due_at - timedelta(days=days))
     return {**counts, "forgotten": derived.forget()}

@@ -66,6 +66,6 @@ def prune_candles(due_at: datetime) -> dict[str, int]:
     short_before = due_at - timedelta(days=config.settings.minute_days)
     trades_before = due_at - timedelta(days=config.settings.trade_days)
     kept_from = feeds.keep_from(feeds.TRADE, max(short_before, trades_before))
-    counts = partitions.tidy("trade", min(kept_from, trades_before))
+    counts = partitions.tidy("trade", config.settings.trade_days, min(kept_from, trades_before))
     gone = candles.prune(min(kept_from, feeds.keep_from(feeds.TICK, short_before), short_before))
     return {**counts, "candles": gone}

@@ -36,4 +36,5 @@ def sync_prices(due_at: datetime) -> dict[str, int]:
 @job(LOW, timeout=300)
 def prune_prices(due_at: datetime) -> dict[str, int]:
     """Make room for the ticks of the coming week and drop those older than TICK_DAYS; their candles stay."""
-    return partitions.tidy("tick", feeds.keep_from(feeds.TICK, due_at - timedelta(days=config.settings.tick_days)))
+    days = config.settings.tick_days
+    return partitions.tidy("tick", days, feeds.keep_from(feeds.TICK, due_at - timedelta(days=days)))

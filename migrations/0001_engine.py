@@ -4,19 +4,47 @@
 def up(migrator, db):
     db.execute_sql(
         """
+        -- The partitions of a table, and from when until before when each holds rows; not the default one.
+        create function partition_spans(parent text) returns table (name text, since timestamptz, until timestamptz)
+        language sql stable as $$
+          select c.relname::text, substring(b.bounds from 'FROM [(]''([^'']+)''')::timestamptz,
+                 substring(b.bounds from 'TO [(]''([^'']+)''')::timestamptz
+          from pg_inherits i join pg_class c on c.oid = i.inhrelid,
+               pg_get_expr(c.relpartbound, c.oid) as b(bounds)
+          where i.inhparent = parent::regclass and b.bounds <> 'DEFAULT'
+        $$;
+
+        create function make_partition(parent text, day date, days_each int) returns bigint
+        language plpgsql as $$
+        -- One for the days from `day` on, days_each or as many as are free, and into it what of these days lies in the
+        -- default partition; returns how many rows. While they lie there, it cannot become a partition.
+        declare
+          name text := parent || '_' || to_char(day, 'YYYYMMDD');
+          "column" text := substring(pg_get_partkeydef(parent::regclass) from '[(]([a-z_]+)[)]');
+          until timestamptz; rescued bigint;
+        begin
+          select least(day + days_each, min(s.since)) into until from partition_spans(parent) s where s.since > day;
+          execute format('lock table %%I in access exclusive mode', parent || '_rest');
+          execute format('create table %%I (like %%I including defaults including constraints including indexes)',
+                         name, parent);
+          execute format('with gone as (delete from %%1$I where %%2$I >= $1 and %%2$I < $2 returning *)
+                          insert into %%3$I select * from gone', parent || '_rest', "column", name)
+            using day::timestamptz, until;
+          get diagnostics rescued = row_count;
+          execute format('alter table %%I attach partition %%I for values from (%%L) to (%%L)',
+                         parent, name, day::timestamptz, until);
+          return rescued;
+        end $$;
+
         create function make_partitions(parent text, days_ahead int, days_each int default 1) returns int
         language plpgsql as $$
-        -- Day partitions from today on, on a grid of days_each days; returns how many were missing.
-        declare d date; made int := 0; name text;
+        -- For the days from today on that have none; returns how many were missing.
+        declare d date; made int := 0;
         begin
-          for d in select g::date from generate_series(
-              date '2020-01-06' + ((current_date - date '2020-01-06') / days_each) * days_each,
-              current_date + days_ahead, make_interval(days => days_each)) g
+          for d in select g::date from generate_series(current_date, current_date + days_ahead, interval '1 day') g
           loop
-            name := parent || '_' || to_char(d, 'YYYYMMDD');
-            if to_regclass(name) is null then
-              execute format('create table %%I partition of %%I for values from (%%L) to (%%L)',
-                             name, parent, d::timestamptz, (d + days_each)::timestamptz);
+            if not exists (select from partition_spans(parent) s where s.since <= d and s.until > d) then
+              perform make_partition(parent, d, days_each);
               made := made + 1;
             end if;
           end loop;

@@ -25,6 +25,7 @@ def up(migrator, db):
         create unique index trade_correction on trade (symbol, traded_at, corrects) where corrects is not null;
         create table trade_rest partition of trade default;
         select make_partitions('trade', 7);
+        select make_partition('trade', date '2000-01-01', 100000);  -- up to today: a history can be brought in at once
 
         -- Not a foreign key: partitions that hold keys of others could not be dropped by age.
         create function check_correction() returns trigger language plpgsql as $$

