@@ -61,9 +61,11 @@ def reconcile() -> list[str]:
     from scheduler import SCHEDULE
 
     sessions.remember()
-    overrides = {row["name"]: row for row in db.maps("select * from entry")}
-    wanted = entries.declarations(SCHEDULE, overrides, datetime.now(UTC))
-    return steps.declare(db.redis(), wanted, reconcile=True)
+    with db.transaction():
+        db.rows("lock table entry in share mode")  # an operator's override comes before this or after it
+        overrides = {row["name"]: row for row in db.maps("select * from entry")}
+        wanted = entries.declarations(SCHEDULE, overrides, datetime.now(UTC))
+        return steps.declare(db.redis(), wanted, reconcile=True)
 
 
 def look_up_sessions(who: str) -> str:

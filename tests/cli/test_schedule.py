@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +15,9 @@ from rq.suspension import suspend
 import db
 from cli.main import nightdesk as command
 from cli.migrate import reconcile
-from engine import entries
+from engine import entries, steps
+from scheduler import SCHEDULE
+from tests.engine.desk import until
 
 pytestmark = pytest.mark.usefixtures("database", "redis")
 
@@ -54,6 +57,29 @@ def test_a_pause_is_a_row_with_its_audit_and_reaches_redis(call: Callable[..., R
     assert audit() == [("ann", "pause", "sync_prices", {"cadence": None, "paused": True})]
     call("resume", "sync_prices", "--who", "bob")
     assert fields("sync_prices")["paused"] == "0"
+
+
+def test_a_pause_in_the_midst_of_a_release_holds(call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    (entry,) = (entry for entry in SCHEDULE if entry.id == "sync_prices")
+    declare = steps.declare
+
+    def pause() -> None:
+        with db.database.connection_context():
+            entries.override(db.redis(), entry, "ann", "pause", paused=True)
+
+    operator = threading.Thread(target=pause)
+
+    def meanwhile(*arguments: Any, **options: Any) -> list[str]:
+        monkeypatch.setattr(steps, "declare", declare)
+        operator.start()
+        until(lambda: not operator.is_alive() or db.rows("select 1 from pg_locks where not granted"))
+        return declare(*arguments, **options)
+
+    monkeypatch.setattr(steps, "declare", meanwhile)
+    reconcile()
+    operator.join()
+    assert fields("sync_prices")["paused"] == "1"
+    assert db.rows("select paused from entry where name = 'sync_prices'") == [(True,)]
 
 
 def test_a_pause_survives_a_lost_redis(call: Callable[..., Result]) -> None:
