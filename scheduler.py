@@ -30,7 +30,7 @@ import models.orders
 import models.prices
 import models.sessions
 import models.stocks
-from domain.cadence import Every, Market, Plan, after_close, before_open, cron, every, while_open
+from domain.cadence import Market, Plan, after_close, before_open, cron, every, while_open
 from domain.stocks import MARKETS
 from engine import batches, entries, logs, memory, outages, steps
 from engine.entries import Entry, State
@@ -112,7 +112,6 @@ LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case 
 LONGEST_SLEEP = 1.0  # seconds
 SHORTLY = 0.02  # seconds
 AT_HAND = timedelta(seconds=5)  # a due time so near is left alone: another scheduler may be at it
-SET_BACK = timedelta(minutes=1)  # an entry that is due so much later than its period shows that the clock was set back
 
 log = logging.getLogger("nightdesk.scheduler")
 
@@ -238,13 +237,9 @@ class Scheduler(RqScheduler):
         return self.states[entry].version if entry in self.states else 0
 
     def _go_back(self) -> None:
-        """Redis's clock was set back: regular entries begin again now, not when it is where it was."""
+        """Redis's clock was set back: entries begin again now, not when it is where it was."""
         now = self.now()
-        ahead = [
-            batches.moved(s, now) | {"again": True}
-            for s in self.states.values()
-            if isinstance(s.cadence, Every) and s.due_at > now + s.cadence.period + SET_BACK
-        ]
+        ahead = [batches.moved(s, now) | {"again": True} for s in self.states.values() if batches.is_ahead(s, now)]
         if ahead and steps.step(self.connection, "rewind", json.dumps(ahead)):
             log.error("Redis's clock was set back: %d entries go on from now, and repeat due times", len(ahead))
             self.looked = 0.0

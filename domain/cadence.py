@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import islice, takewhile
 from typing import Protocol
@@ -257,6 +258,7 @@ def stable_stagger(entry: str, period: timedelta) -> timedelta:
     return crc32(entry.encode()) % room * MILLISECOND
 
 
+@lru_cache(1000)  # a schedule is read every ten seconds
 def cadence(text: str) -> Cadence:
     """Read `every 1m +2.5s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s`, `after_close XNYS 90m`.
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from domain.cadence import Plan, plan
+from domain.cadence import Cron, Every, Plan, plan
 from engine import steps
 from engine.entries import State
 
 PLANNED_AHEAD = timedelta(seconds=1)  # a plan made for the due time itself holds so long
+SET_BACK = timedelta(minutes=1)  # clocks are put right by less than that every day
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,23 @@ def is_behind(state: State, last: datetime | None, now: datetime) -> bool:
     """Whether an entry is due for what is done with; not if its clock was set back, and that instant comes twice."""
     comes_twice = state.due < int(state.fields.get("again_until", 0))
     return last is not None and state.cadence is not None and state.due_at <= last <= now and not comes_twice
+
+
+def is_ahead(state: State, now: datetime) -> bool:
+    """Whether an entry is due so late that the clock must have been set back since that due time was found.
+
+    A grid waits for a period at the most. What has a fixed hour may have had today's already: it is not repeated, but
+    it never waits beyond its second due time from now. A market's entries follow its sessions.
+    """
+    if isinstance(state.cadence, Every):
+        return state.due_at > now + state.cadence.period + SET_BACK
+    if not isinstance(state.cadence, Cron):
+        return False
+    try:
+        following = state.cadence.after(now)
+        return state.due_at > following and state.due_at > state.cadence.after(following) + SET_BACK
+    except ValueError:  # it never comes, which is said when it is declared or due
+        return False
 
 
 def moved(state: State, now: datetime) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import db
 from config import WrongSetting
 from domain.cadence import Every, after_close, cron, every, while_open
 from domain.sessions import Calendar, Session, calendar, set_calendars
-from engine import entries, history, outages, steps
+from engine import batches, entries, history, outages, steps
 from engine.entries import Entry
 from scheduler import SCHEDULE, Scheduler
 from tests.engine import work
@@ -662,6 +662,32 @@ def test_when_redis_clock_is_set_back_entries_go_on_and_repeat_due_times(schedul
     assert fire(made) == {"fine": "run"}
     assert waiting(redis) == [f"fine-{due}-again"]
     assert redis.hget("nightdesk:entry:bug", "due") == daily  # once a day is once a day
+
+
+def test_when_redis_clock_was_years_ahead_and_is_right_again_fixed_hours_come_back(scheduler, redis, caplog):
+    daily = cron("17 3 * * *")
+    made = scheduler(entry(10), Entry(daily, work.bug))
+    for name in ("fine", "bug"):
+        set_due(redis, name, -12 * 365 * 86400)
+    made.look()
+    made.look()
+    assert made.states["fine"].due_at < made.now() + timedelta(seconds=11)
+    assert made.states["bug"].due_at in (daily.after(made.now()), daily.after(made.now() - timedelta(minutes=1)))
+    assert "2 entries go on from now" in caplog.text
+    db.rows("insert into entry (name, last_due_at) values ('fine', '2038-01-19'), ('bug', '2038-01-19')")
+    redis.flushall()
+    made.look()
+    made.look()
+    assert made.states["fine"].due_at < made.now() + timedelta(seconds=11)
+    assert made.states["bug"].due_at in (daily.after(made.now()), daily.after(made.now() - timedelta(minutes=1)))
+
+
+def test_when_redis_clock_is_set_back_over_a_fixed_hour_that_has_run_the_day_is_not_repeated():
+    when = cron("17 3 * * *")
+    now = datetime(2026, 6, 15, 3, 0, tzinfo=UTC)  # it was 3:30 just now, and 3:17 has run
+    for day, is_ahead in ((15, False), (16, False), (17, True)):
+        due = steps.milliseconds(datetime(2026, 6, day, 3, 17, tzinfo=UTC))
+        assert batches.is_ahead(entries.State("bug", due, 1, when, {}), now) is is_ahead
 
 
 # --- rq-scheduler's keys
