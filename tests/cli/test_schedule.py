@@ -17,7 +17,7 @@ from cli.main import nightdesk as command
 from cli.migrate import reconcile
 from engine import entries, steps
 from scheduler import SCHEDULE
-from tests.engine.desk import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("database", "redis")
 
