@@ -24,7 +24,7 @@ from scheduler import SCHEDULE, Scheduler
 from tests.engine import work
 from tests.engine.desk import beat, end, rows, take, waiting
 from tests.engine.desk import work as run_all
-from tests.waiting import until
+from tests.waiting import stopwatch, until
 
 WEEK = 7 * 86400.0  # s: hardly a test is about to see such a period end
 
@@ -304,7 +304,7 @@ def market(redis):
 
 
 def test_an_entry_of_a_market_runs_while_it_is_open_and_then_waits_for_the_next_session(scheduler, redis, market):
-    market(-1, (600 - steps.now(redis) / 1000 % 600) / 3600)  # it closes when the next run would be due
+    market(-1, (599 - steps.now(redis) / 1000 % 600) / 3600)  # it closes just before the next run would be due
     made = scheduler(Entry(while_open("XNYS", 600), work.fine, stagger=False))
     set_due(redis, "fine", 60)
     assert fire(made) == {"fine": "run"}
@@ -366,7 +366,8 @@ def test_a_due_time_is_skipped_while_the_run_before_waits_or_goes_on(scheduler, 
     limits = [["entry:fine", 1]]
     take(redis, finished=end(run, "x", limits=limits), queues=[])
     assert skips()[-1][:3] == ("fine", "overlap", 2)
-    set_due(redis, "fine", 0)
+    due = set_due(redis, "fine", 0)
+    until(lambda: made.now() > steps.instant(due))
     assert fire(made) == {"fine": "run"}
 
 
@@ -414,9 +415,10 @@ def test_of_missed_due_times_the_latest_runs_and_the_others_are_one_row(schedule
     made = scheduler(entry(10))
     due = set_due(redis, "fine", 100) // 10_000 * 10_000
     redis.hset("nightdesk:entry:fine", "due", due)
+    before = steps.now(redis)
     assert fire(made) == {"fine": "run"}
     (run,) = waiting(redis)
-    assert steps.now(redis) - int(run.split("-")[1]) < 10_000
+    assert before - 10_000 < int(run.split("-")[1]) <= steps.now(redis)
     ((name, reason, count, span),) = skips()
     assert (name, reason) == ("fine", "misfire")
     assert span == (count - 1) * 10
@@ -736,35 +738,37 @@ def test_schedulers_are_killed_and_stopped_and_each_due_time_is_enqueued_once_an
     one, two = (start("python", "-c", CODE) for _ in range(2))
     worker = start("rq", "worker", "-w", "tests.engine.work.Worker", "critical", "default", "low")
     until(lambda: redis.zcard(steps.SCHEDULERS) == 2 and redis.zcard(steps.WORKERS) == 1)
-    time.sleep(1.5)
-    one.kill()
-    time.sleep(1.0)
-    three = start("python", "-c", CODE)
-    until(lambda: redis.zcard(steps.SCHEDULERS) == 3)
-    time.sleep(0.7)
-    two.send_signal(signal.SIGTERM)
-    assert two.wait(5) == 0
-    time.sleep(1.0)
-    three.send_signal(signal.SIGTERM)
-    assert three.wait(5) == 0
-    time.sleep(0.5)
+    with stopwatch() as took:
+        time.sleep(1.5)
+        one.kill()
+        time.sleep(1.0)
+        before = set(redis.zrange(steps.SCHEDULERS, 0, -1))
+        three = start("python", "-c", CODE)
+        until(lambda: set(redis.zrange(steps.SCHEDULERS, 0, -1)) - before)
+        time.sleep(0.7)
+        two.send_signal(signal.SIGTERM)
+        assert two.wait(60) == 0
+        time.sleep(1.0)
+        three.send_signal(signal.SIGTERM)
+        assert three.wait(60) == 0
+    until(lambda: not waiting(redis))
     worker.send_signal(signal.SIGTERM)
-    worker.wait(10)
+    worker.wait(60)
     history.write(redis)
     for n in range(5):
         due = [row["due_at"] for row in db.maps("select due_at from run where entry = %s order by due_at", f"fine-{n}")]
         missed = sum(row["count"] for row in db.maps("select count from skip where entry = %s", f"fine-{n}"))
-        assert len(due) == len(set(due)) >= 8
-        assert len(due) + missed == (due[-1] - due[0]) / timedelta(seconds=0.5) + 1
+        assert len(due) == len(set(due))
+        assert len(due) + missed == (due[-1] - due[0]) / timedelta(seconds=0.5) + 1 >= 8
     late = [row["late"] for row in db.maps("select extract(epoch from enqueued_at - due_at)::float as late from run")]
-    assert max(late) < 0.3
+    assert max(late) < 0.3 + took.longest
 
 
 def test_sigterm_ends_a_scheduler_at_once_and_takes_it_off_the_list(database, redis, start):
     process = start("python", "-c", CODE)
     until(lambda: redis.zcard(steps.SCHEDULERS) == 1)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 0
-    assert time.monotonic() - began < 1.5
+    with stopwatch() as took:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert took.seconds < 1.5
     assert redis.zcard(steps.SCHEDULERS) == 0

@@ -36,6 +36,7 @@ class Stopwatch(Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.seconds = 0.0
+        self.longest = 0.0  # seconds between two ticks: so long it stood still
         self.over = Event()
 
     def run(self) -> None:
@@ -44,6 +45,7 @@ class Stopwatch(Thread):
             over = self.over.wait(TICK)
             now = time.monotonic()
             self.seconds += min(now - last, 5 * TICK)
+            self.longest = max(self.longest, now - last)
             last = now
             if over:
                 return

@@ -27,10 +27,11 @@ def test_a_fault_comes_and_goes_over_the_wire(ask):
     assert ask(PING).status == 200
 
 
-def test_a_fault_ends_by_itself(ask, demo):
-    demo.faults.add("binance", 503, for_s=0.2)
+def test_a_fault_ends_by_itself(ask, demo, monkeypatch):
+    demo.faults.add("binance", 503, for_s=600)
     assert ask(PING).status == 503
-    time.sleep(0.25)
+    later = time.time() + 600
+    monkeypatch.setattr(time, "time", lambda: later)
     assert ask(PING).status == 200
     assert demo.faults.list() == []
 
@@ -121,7 +122,7 @@ def test_an_unknown_place_lists_the_known_ones(ask):
 
 
 def test_many_at_once_are_served(demo):
-    connections = [http.client.HTTPConnection("127.0.0.1", urlsplit(demo.url).port, timeout=10) for _ in range(60)]
+    connections = [http.client.HTTPConnection("127.0.0.1", urlsplit(demo.url).port, timeout=60) for _ in range(60)]
     for connection in connections:
         connection.request("GET", PRICE)
     assert {connection.getresponse().status for connection in connections} == {200}

@@ -10,6 +10,7 @@ from demo.world import Clock, World
 from demo.worlds.orders import Book, Resting
 from models import ledger, orders
 from tests.exchange import NOW
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -50,11 +51,10 @@ def test_it_runs_until_it_is_stopped(traders):
     stop = threading.Event()
     thread = threading.Thread(target=traders.run, args=[stop])
     thread.start()
-    for _ in range(100):
-        if stop.wait(0.1) or db.rows("select 1 from trade_order limit 1"):
-            break
+    until(lambda: db.rows("select 1 from trade_order limit 1"))
+    assert thread.is_alive()
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
