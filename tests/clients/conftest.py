@@ -49,7 +49,7 @@ def settings(monkeypatch):
 
 @pytest.fixture
 def provider():
-    """`provider(tries=1)`: one at the Binance setting's address, with short limits."""
+    """`provider(tries=1)`: one at the Binance setting's address."""
 
     def make(**values):
         return Provider(
@@ -58,9 +58,6 @@ def provider():
                 "url": "binance_url",
                 "doc": "an example",
                 "tries": 1,
-                "connect_timeout": 1,
-                "read_timeout": 1,
-                "deadline": 2,
                 **values,
             }
         )

@@ -114,7 +114,7 @@ class Page(Line):
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 15) -> Any:
+    def until(self, expression: str, seconds: float = 60) -> Any:
         """Wait until an expression is true, over navigations too; returns it."""
         deadline = time.monotonic() + seconds
         while True:

@@ -21,6 +21,7 @@ from cli.migrate import reconcile
 from engine import entries, steps
 from models import operators
 from scheduler import SCHEDULE, Scheduler
+from tests.waiting import until
 from tests.web import chromium
 from tests.web.conftest import PASSWORD, Site, Visitor
 
@@ -494,10 +495,8 @@ def test_entries_that_another_tool_deletes_run_on_and_are_declared_again(redis: 
         Job.fetch(entry.id, connection=redis, serializer="json").delete()
     redis.delete(steps.SCHEDULED)
     assert len(fires("sync_prices")) == 1
-    scheduler, deadline = Scheduler(), time.monotonic() + 10
-    while redis.exists(f"rq:job:{SCHEDULE[-1].id}") == 0 and time.monotonic() < deadline:
-        scheduler.look()
-        time.sleep(0.05)
+    scheduler = Scheduler()
+    until(lambda: scheduler.look() or redis.exists(f"rq:job:{SCHEDULE[-1].id}"))
     assert redis.exists(*(f"rq:job:{entry.id}" for entry in SCHEDULE)) == len(SCHEDULE)
     assert redis.zcard(steps.SCHEDULED) == len(SCHEDULE)
 

@@ -31,6 +31,8 @@ import config
 import db
 import events as bus
 from models import operators
+from tests.ports import held_port
+from tests.waiting import stopwatch, until
 from tests.web.conftest import PASSWORD, SECRET
 from web import access, listeners, live
 from web.app import app
@@ -52,7 +54,7 @@ class Desk:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(15)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
     def hear(self, query: str = "", **headers: str) -> ClientConnection:
@@ -62,17 +64,9 @@ class Desk:
     def stream(self, query: str = "", **headers: str) -> Iterator[Iterator[str]]:
         """Lines of server-sent events."""
         address = f"http://127.0.0.1:{self.port}/events{query}"
-        with requests.get(address, headers=headers, stream=True, timeout=10) as answer:
+        with requests.get(address, headers=headers, stream=True, timeout=60) as answer:
             assert answer.status_code == 200, answer.text
             yield (line.decode() for line in answer.iter_lines(chunk_size=1))
-
-
-def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
 
 
 @pytest.fixture
@@ -115,10 +109,10 @@ def goodbye(line: ClientConnection) -> int:
 
 def exhaust(line: ClientConnection) -> None:
     while True:
-        line.recv(15)
+        line.recv(60)
 
 
-def told(line: ClientConnection, timeout: float = 5) -> dict[str, Any]:
+def told(line: ClientConnection, timeout: float = 60) -> dict[str, Any]:
     return dict(json.loads(line.recv(timeout)))
 
 
@@ -180,7 +174,7 @@ def test_nonsense_for_a_token_is_told_so(desk: Desk, after: str) -> None:
         line.recv(5)
     assert closed.value.rcvd
     assert closed.value.rcvd.code == 1007
-    answer = requests.get(f"http://127.0.0.1:{desk.port}/events?after={after}", headers=cookie(), timeout=5)
+    answer = requests.get(f"http://127.0.0.1:{desk.port}/events?after={after}", headers=cookie(), timeout=60)
     assert answer.status_code == 400
 
 
@@ -215,8 +209,8 @@ FORGED = {
     "another algorithm": jwt.encode({"sub": "ann", "exp": SOON}, SECRET * 2, "HS512"),
     "without an end": jwt.encode({"sub": "ann"}, SECRET, "HS256"),
     "without a subject": jwt.encode({"exp": SOON}, SECRET, "HS256"),
-    "of nobody": token("nobody"),
-    "a subject with NUL": token("ann\x00"),
+    "of nobody": token("nobody", 3000),
+    "a subject with NUL": token("ann\x00", 3000),
     "a subject that is no text": signed_raw(HEADER, b'{"sub": 7, "exp": %d}' % SOON),
     "an endless end": signed_raw(HEADER, b'{"sub": "ann", "exp": 1e999}'),
     "a list for an end": signed_raw(HEADER, b'{"sub": "ann", "exp": []}'),
@@ -239,7 +233,7 @@ def test_a_forged_token_opens_nothing(desk: Desk, forged: str) -> None:
     with pytest.raises(InvalidStatus) as refused, desk.hear(f"?token={forged}"):
         pass
     assert refused.value.response.status_code in (403, 414, 431)
-    answer = requests.get(f"http://127.0.0.1:{desk.port}/events?token={forged}", timeout=5)
+    answer = requests.get(f"http://127.0.0.1:{desk.port}/events?token={forged}", timeout=60)
     assert answer.status_code in (401, 414, 431)
     assert not app.state.hub.clients
 
@@ -309,9 +303,9 @@ def test_a_page_of_the_app_may_listen_with_its_users_token_even_in_an_operators_
         fact("alert", user("ann"), of="ann")
         assert facts(line, 1)[0]["payload"] == {"of": "ann"}
     address = f"http://127.0.0.1:{desk.port}/events"
-    with requests.get(f"{address}?token={token()}", headers=headers, stream=True, timeout=5) as answer:
+    with requests.get(f"{address}?token={token()}", headers=headers, stream=True, timeout=60) as answer:
         assert answer.headers["access-control-allow-origin"] == "*"
-    with requests.get(address, headers=cookie(), stream=True, timeout=5) as answer:
+    with requests.get(address, headers=cookie(), stream=True, timeout=60) as answer:
         assert "access-control-allow-origin" not in answer.headers
 
 
@@ -361,8 +355,15 @@ def test_who_is_shut_out_while_connected_hears_no_more(
 def test_an_apps_token_is_good_until_its_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "STILL_WELCOME", 0.2)
     monkeypatch.setattr(listeners, "KEEP_ALIVE", 0.2)
-    with desk.hear(f"?token={token(seconds=-3)}") as line:  # clocks may differ by 5 s
+    with until(lambda: let_in(desk, token(seconds=-3))) as line:  # clocks may differ by 5 s
         assert goodbye(line) == 1008
+
+
+def let_in(desk: Desk, token: str) -> ClientConnection | None:
+    """A line for a token; none if it came too late on a slow machine."""
+    with suppress(InvalidStatus):
+        return desk.hear(f"?token={token}")
+    return None
 
 
 # who does not read
@@ -386,7 +387,7 @@ def deaf(desk: Desk, headers: dict[str, str], upgrade: bool = True) -> socket.so
 
 def rest_of(line: socket.socket) -> bytes:
     """Until the last word: a close frame with 1013, or the last chunk."""
-    line.settimeout(10)
+    line.settimeout(60)
     heard = b""
     while not (b"\x03\xf5" in heard[-60:] or heard.endswith(b"0\r\n\r\n")):
         heard += line.recv(65536)
@@ -398,7 +399,7 @@ def rest_of(line: socket.socket) -> bytes:
 def test_who_does_not_read_is_sent_away_without_holding_others_up_and_resumes(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, upgrade: bool, limit: str
 ) -> None:
-    monkeypatch.setattr(listeners, limit, {"WAITING": 20, "PATIENCE": 1.0}[limit])
+    monkeypatch.setattr(listeners, limit, {"WAITING": 20, "PATIENCE": 4.0}[limit])
     headers = cookie()
     slow = deaf(desk, headers, upgrade)
     until(lambda: app.state.hub.clients)
@@ -411,7 +412,7 @@ def test_who_does_not_read_is_sent_away_without_holding_others_up_and_resumes(
             assert facts(other, 1)[0]["payload"]["n"] == number
             longest = max(longest, time.monotonic() - began)
         assert longest < 5, "others waited for a client that is given 10 s"
-    until(lambda: not app.state.hub.clients, 15)
+    until(lambda: not app.state.hub.clients)
     heard = rest_of(slow)
     slow.close()
     monkeypatch.undo()
@@ -484,7 +485,7 @@ def test_a_silent_stream_is_kept_open_with_a_token_that_stays_fresh(
 
 
 def test_a_question_for_the_head_alone_ends(desk: Desk) -> None:
-    answer = requests.head(f"http://127.0.0.1:{desk.port}/events", headers=cookie(), timeout=5)
+    answer = requests.head(f"http://127.0.0.1:{desk.port}/events", headers=cookie(), timeout=60)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert not app.state.hub.clients
@@ -513,13 +514,22 @@ def test_while_postgresql_is_away_lines_stay_open_and_newcomers_are_told_to_come
         assert facts(line, 1)[0]["payload"] == {"n": 1}
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    with held_port() as port:
+        yield port
+
+
+other_port = port
+
+
 def web(start: Start, port: int) -> subprocess.Popen[str]:
     """The web process as the Procfile starts it."""
     from cli.supervisor import procfile
 
     command = procfile(config.ROOT / "Procfile")["web"]
     process = start("/bin/sh", "-c", f"exec {command}", PORT=str(port), WEB_HOST="127.0.0.1", APP_SECRET=SECRET)
-    until(lambda: answers(port), 20)
+    until(lambda: answers(port))
     return process
 
 
@@ -528,39 +538,35 @@ def answers(port: int) -> bool:
         return line.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_is_stopped_sends_everybody_elsewhere_and_ends_at_once(
-    database: Any, redis: Any, start: Start, number: int
+    database: Any, redis: Any, start: Start, port: int, number: int
 ) -> None:
-    port, headers = free_port(), cookie()
+    headers = cookie()
     process = web(start, port)
     stuck = socket.create_connection(("127.0.0.1", port))
     stuck.sendall(f"GET /events HTTP/1.1\r\nHost: x\r\nCookie: {headers['Cookie']}\r\n\r\n".encode())
     with connect(f"ws://127.0.0.1:{port}/events", additional_headers=headers, proxy=None) as line:
         told(line)
         address = f"http://127.0.0.1:{port}/events"
-        with requests.get(address, headers=headers, stream=True, timeout=10) as answer:
+        with requests.get(address, headers=headers, stream=True, timeout=60) as answer:
             lines = answer.iter_lines(chunk_size=1, decode_unicode=True)
             next(lines)
-            began = time.monotonic()
-            os.kill(process.pid, number)
-            assert goodbye(line) == 1012
-            list(lines)
-    process.wait(10)
-    assert time.monotonic() - began < 3
+            with stopwatch() as took:
+                os.kill(process.pid, number)
+                assert goodbye(line) == 1012
+                list(lines)
+                process.wait(60)
+    assert took.seconds < 3
     said = process.stdout.read() if process.stdout else ""
     assert "Traceback" not in said
     assert "rror" not in said
 
 
-def test_a_killed_process_costs_no_fact_and_doubles_none(database: Any, redis: Any, start: Start) -> None:
-    ports, headers = [free_port(), free_port()], cookie()
+def test_a_killed_process_costs_no_fact_and_doubles_none(
+    database: Any, redis: Any, start: Start, port: int, other_port: int
+) -> None:
+    ports, headers = [port, other_port], cookie()
     processes = [web(start, port) for port in ports]
     heard: list[str] = []
     with connect(f"ws://127.0.0.1:{ports[0]}/events", additional_headers=headers, proxy=None) as line:
@@ -579,16 +585,15 @@ def test_a_killed_process_costs_no_fact_and_doubles_none(database: Any, redis: A
     assert heard == [token for (token,) in db.rows("select xid::text || '-' || id from event order by xid, id")]
 
 
-def test_tokens_stay_out_of_the_servers_log(database: Any, redis: Any, start: Start) -> None:
-    port = free_port()
+def test_tokens_stay_out_of_the_servers_log(database: Any, redis: Any, start: Start, port: int) -> None:
     process = start("python", "-m", "uvicorn", "web.app:app", "--port", str(port), APP_SECRET=SECRET)
-    until(lambda: answers(port), 20)
+    until(lambda: answers(port))
     secret = token("nobody")
-    requests.get(f"http://127.0.0.1:{port}/events?token={secret}", timeout=5)
+    requests.get(f"http://127.0.0.1:{port}/events?token={secret}", timeout=60)
     address = f"ws://127.0.0.1:{port}/events?after=1-1&token={secret}&x=y"
     with pytest.raises(InvalidStatus), connect(address, proxy=None):
         pass
     process.terminate()
-    said, _ = process.communicate(timeout=10)
+    said, _ = process.communicate(timeout=60)
     assert "token=…" in said
     assert secret.split(".")[1] not in said
