@@ -247,14 +247,14 @@ def as_of(symbol: str, at: datetime) -> dict[str, Any] | None:
              (select price, source, happened_at, received_at, 1 as nearest from tick
               where tick.symbol = s.symbol and received_at <= t.at order by happened_at desc limit 1)
              union all
-             (select close, '1m candle', least(candle_end('1m', starts_at), known_at), known_at, 2 from candle c
+             (select close, '1m candle', last_at, known_at, 2 from candle c
               where c.symbol = s.symbol and "interval" = '1m' and starts_at <= t.at and known_at <= t.at
               order by starts_at desc limit 1)
              union all
-             (select close, '1d candle', least(candle_end('1d', starts_at), known_at), known_at, 3 from candle c
+             (select close, '1d candle', last_at, known_at, 3 from candle c
               where c.symbol = s.symbol and "interval" = '1d' and starts_at <= t.at and known_at <= t.at
               order by starts_at desc limit 1)) p
-           order by p.received_at desc, p.nearest limit 1""",
+           order by p.happened_at desc, p.nearest limit 1""",
         *(symbol, at),
     )
     return {name: value for name, value in found[0].items() if name != "nearest"} if found else None

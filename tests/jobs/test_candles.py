@@ -518,6 +518,22 @@ def test_a_reader_who_asks_as_of_an_instant_never_sees_what_came_later():
     assert line(as_of=0) == [], "nothing had come yet"
 
 
+def test_the_price_that_was_known_at_an_instant_is_the_one_that_happened_last_and_not_the_one_that_came_last():
+    prices.follow(["BTCUSDT"], "pair")
+    trade(-86400, 70, received=at(-86399))
+    trade(10, 100, received=at(11))
+    build()
+    prices.record([Price("BTCUSDT", Decimal(100), at(10), "exchange")], {}, at(12))
+    trade(-86000, 71, received=at(30))
+    trade(3600, 102, received=at(3601))
+    build()
+    known = prices.as_of("BTCUSDT", at(60))
+    assert (known["price"], known["source"], known["happened_at"]) == (100, "exchange", at(10))
+    db.rows("delete from tick")
+    known = prices.as_of("BTCUSDT", at(60))
+    assert (known["price"], known["source"], known["happened_at"]) == (100, "1m candle", at(10))
+
+
 # --- verified, mended, thinned
 
 
