@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import db
-from domain.candles import INTERVALS, ROLL_UP
+from domain.candles import BELOW_A_DAY, INTERVALS, ROLL_UP
 from models import events, feeds
 from models.events import Position
 
@@ -332,16 +332,20 @@ group by g.feed, g.width
 
 
 def agrees(feed: str, symbol: str, since: datetime, until: datetime) -> bool:
-    """Whether the candles of whole days have as many trades or ticks, and as much volume, as there are."""
+    """Whether in whole days the candles of every interval up to a day have as many trades or ticks, and as much volume,
+    as there are.
+    """
     source = {
         feeds.TRADE: "(select symbol, traded_at as at, quantity from valid_trade)",
         feeds.TICK: "(select symbol, happened_at as at, 0 as quantity from tick)",
     }
     ((same,),) = db.rows(
-        f"""select (count(*), coalesce(sum(x.quantity), 0)) = (
-              select coalesce(sum(c.trades), 0)::bigint, coalesce(sum(c.volume), 0) from candle c
-              where c.symbol = %s and c."interval" = '1d' and c.starts_at >= %s and c.starts_at < %s)
-            from {source[feed]} x where x.symbol = %s and x.at >= %s and x.at < %s""",
-        *(symbol, since, until) * 2,
+        f"""select bool_and((c.trades, c.volume) = (x.trades, x.volume))
+            from (select count(*) as trades, coalesce(sum(x.quantity), 0) as volume
+                  from {source[feed]} x where x.symbol = %s and x.at >= %s and x.at < %s) x
+              cross join unnest(%s::text[]) as i("interval") cross join lateral (
+                select coalesce(sum(c.trades), 0)::bigint as trades, coalesce(sum(c.volume), 0) as volume from candle c
+                where c.symbol = %s and c."interval" = i."interval" and c.starts_at >= %s and c.starts_at < %s) c""",
+        *(symbol, since, until, db.array([*BELOW_A_DAY, "1d"]), symbol, since, until),
     )
     return bool(same)

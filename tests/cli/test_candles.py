@@ -54,6 +54,15 @@ def test_a_backfill_makes_what_is_missing_and_has_nothing_to_do_the_second_time(
     assert "neither a pair nor followed" in call("candles", "backfill", "NOPAIR", *span, code=1).output
 
 
+def test_a_backfill_makes_the_short_candles_where_those_of_days_are_left(traded, call):
+    build()
+    db.rows("""delete from candle where "interval" not in ('1d', '1w', '1M')""")
+    span = ("--from", "2025-11-03", "--to", "2025-11-04")
+    assert "BTCUSDT: 0 candles made" not in call("candles", "backfill", "BTCUSDT", *span).output
+    assert stored() == brute_force(traded)
+    assert "BTCUSDT: 0 candles made" in call("candles", "backfill", "BTCUSDT", *span).output
+
+
 def test_what_was_wrong_is_listed_when_it_is_mended(traded, call):
     build()
     db.rows("delete from candle where \"interval\" = '30m'")
