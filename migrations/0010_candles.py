@@ -112,16 +112,17 @@ returns table (starts_at timestamptz, ends_at timestamptz, open numeric, high nu
                volume numeric, quote_volume numeric, trades bigint, known_at timestamptz, closed boolean,
                synthetic boolean, outage boolean)
 language sql stable parallel safe as $$
-  with feed as materialized (
-    select f.feed, least(f.built_until, as_of) as built_until, s.first,
-           least(until, as_of, greatest(f.built_until, s.last + interval '1 microsecond')) as reached
+  with was as materialized (
+    select * from unnest(instead)
+  ), feed as materialized (
+    select f.feed, least(f.built_until, as_of) as built_until, least(s.first, w.first) as first,
+           least(until, as_of, greatest(f.built_until, greatest(s.last, w.last) + interval '1 microsecond')) as reached
     from candle_feed f, (
       select min(c.starts_at) as first, max(c.starts_at) as last from candle c
-      where c.symbol = of and c."interval" = width) s
+      where c.symbol = of and c."interval" = width) s, (
+      select min(w.starts_at) as first, max(w.starts_at) as last from was w) w
     where f.feed = case when exists (select from pair p where p.symbol = of) then 'trade' else 'tick' end
-      and s.first is not null
-  ), was as materialized (
-    select * from unnest(instead)
+      and coalesce(s.first, w.first) is not null
   ), grid as (
     select f.feed, f.built_until, g at time zone 'UTC' as starts_at, candle_end(width, g at time zone 'UTC') as ends_at
     from feed f, generate_series(candle_start(width, greatest(since, f.first)) at time zone 'UTC',

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import db
-from domain.candles import BELOW_A_DAY, INTERVALS, ROLL_UP
+from domain.candles import BELOW_A_DAY, INTERVALS, LENGTHS, ROLL_UP
 from models import events, feeds
 from models.events import Position
 
@@ -190,8 +190,9 @@ def _each_interval(feed: str, minutes: Buckets, end: Position, report: str) -> I
     bounds = {"as_of": "infinity", "xid": str(end.xid), "id": end.id, **minutes._asdict()}
     db.rows(_BY_KEY)
     for interval, lower in (("1m", ""), *ROLL_UP):
-        source = _FROM_RAW[feed] if interval == "1m" else _ROLL_UP
-        values = {"interval": interval, "lower": lower, **bounds}
+        source = _FROM_RAW[feed] if interval == "1m" else _ROLL_UP[feed]
+        around = {"since": minutes.since - LENGTHS[interval], "until": minutes.until + LENGTHS[interval]}
+        values = {**bounds, **around, "interval": interval, "lower": lower}
         yield db.database.execute_sql(_WRITE.format(built=source, report=report), values).fetchall()
 
 
@@ -249,11 +250,13 @@ _FROM_RAW = {
     ).replace("r.quantity <> 0 and c.corrects is null", "true"),
 }
 
-_ROLL_UP = f"""{_TOUCHED}, built as materialized (
+# A minute whose trades were all cancelled has no candle that could say when: the corrections do.
+_ROLL_UP = {
+    feed: f"""{_TOUCHED}, built as materialized (
   select symbol, starts_at, opens[1] as open, high, low, closes[cardinality(closes)] as close, volume, quote_volume,
-         trades, known_at, last_at
+         trades, {known_at} as known_at, last_at
   from (
-    select t.symbol, t.starts_at, array_agg(c.open order by c.starts_at) as opens, max(c.high) as high,
+    select t.symbol, t.starts_at, t.ends_at, array_agg(c.open order by c.starts_at) as opens, max(c.high) as high,
            min(c.low) as low, array_agg(c.close order by c.starts_at) as closes, sum(c.volume) as volume,
            sum(c.quote_volume) as quote_volume, sum(c.trades)::bigint as trades, max(c.known_at) as known_at,
            max(c.last_at) as last_at
@@ -261,9 +264,21 @@ _ROLL_UP = f"""{_TOUCHED}, built as materialized (
       select * from candle c
       where c.symbol = t.symbol and c."interval" = %(lower)s and c.starts_at >= t.starts_at
         and c.starts_at < t.ends_at offset 0) c
-    group by 1, 2) b
+    group by 1, 2, 3) b
 )
 """
+    for feed, known_at in (
+        (
+            feeds.TRADE,
+            """greatest(known_at, (
+             select max(x.received_at) from trade x
+             where x.symbol = b.symbol and x.traded_at >= b.starts_at and x.traded_at < b.ends_at
+               and x.corrects is not null and x.traded_at >= %(since)s and x.traded_at < %(until)s
+               and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s)))""",
+        ),
+        (feeds.TICK, "known_at"),
+    )
+}
 
 # What is as it should be is not written: anti-join before the upsert. A bucket whose trades were cancelled goes.
 _WRITE = """
@@ -320,8 +335,16 @@ with given as materialized (
   from given g, generate_series(candle_start(g.width, greatest(g.since, g.kept_from)) at time zone 'UTC',
                                 g.until at time zone 'UTC', candle_length(g.width)) s
   union
-  (select c.starts_at from given g join candle c on c.symbol = g.symbol and c."interval" = g.width
-   where c.starts_at < candle_start(g.width, g.since) order by c.starts_at desc limit 1)
+  (select candle_start(g.width, x.traded_at) from given g join trade x using (symbol)
+   where g.feed = 'trade' and x.traded_at < candle_start(g.width, g.since) and x.received_at <= g.as_of
+     and x.quantity > 0 and not exists (
+       select from trade c where c.symbol = x.symbol and c.traded_at = x.traded_at and c.corrects = x.id
+         and c.corrects is not null and c.received_at <= g.as_of)
+   order by x.traded_at desc limit 1)
+  union
+  (select candle_start(g.width, x.happened_at) from given g join tick x using (symbol)
+   where g.feed = 'tick' and x.happened_at < candle_start(g.width, g.since) and x.received_at <= g.as_of
+   order by x.happened_at desc limit 1)
 )
 select g.feed, array_agg(b.starts_at order by b.starts_at), min(b.starts_at), candle_end(g.width, max(b.starts_at))
 from given g left join grid b on b.starts_at >= g.kept_from and not exists (

@@ -518,6 +518,47 @@ def test_a_reader_who_asks_as_of_an_instant_never_sees_what_came_later():
     assert line(as_of=0) == [], "nothing had come yet"
 
 
+@pytest.mark.parametrize("others", [[(70, 50)], []], ids=["beside another", "alone"])
+def test_a_trade_that_was_cancelled_later_was_there_before_in_all_nine_intervals(others):
+    def lines(as_of: float) -> list:
+        return [line(interval, -86400 * 40, 300, as_of=as_of) for interval in INTERVALS]
+
+    first = trade(10, 100, received=at(11))
+    for seconds, price in others:
+        trade(seconds, price, received=at(seconds + 1))
+    build()
+    before = lines(as_of=100)
+    assert all(rows[-1]["high"] == 100 for rows in before[1:])
+    trade(10, 100, 0, corrects=first, received=at(1800))
+    build()
+    assert lines(as_of=100) == before
+    assert lines(as_of=1800) == lines(as_of=1900)
+    assert bool(lines(as_of=1800)[0]) == bool(others)
+    assert verify_candles(due_at=at(3600)) == {}
+
+
+def test_the_close_that_is_carried_on_is_of_what_had_come_by_then():
+    trade(-600, 100, received=at(-599))
+    trade(-300, 90, received=at(7200))  # late, as the next
+    trade(-590, 101, received=at(7200))
+    trade(-3600, 1, received=at(-3599))
+    gone = trade(-120, 110, received=at(30))
+    build()
+    trade(-120, 110, 0, corrects=gone, received=at(7200))
+    build()
+    assert [c["close"] for c in line(until=60, as_of=20)] == [100]
+    assert [c["close"] for c in line(until=60, as_of=40)] == [110]
+    assert [c["close"] for c in line(until=60, as_of=7300)] == [90]
+
+
+def test_the_tick_that_is_carried_on_is_of_what_had_come_by_then():
+    tick(-600, 97000)
+    tick(-300, 97001, late=400)
+    build()
+    assert [c["close"] for c in line(until=60, symbol="BTCUSD", as_of=50)] == [97000]
+    assert [c["close"] for c in line(until=60, symbol="BTCUSD", as_of=150)] == [97001]
+
+
 def test_the_price_that_was_known_at_an_instant_is_the_one_that_happened_last_and_not_the_one_that_came_last():
     prices.follow(["BTCUSDT"], "pair")
     trade(-86400, 70, received=at(-86399))
