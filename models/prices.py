@@ -138,6 +138,7 @@ with seen as materialized (
          coalesce(s.old_at, s.happened_at + coalesce(i.max_age, s.allowed)) as stale_at
   from seen s join instrument i on i.symbol = s.symbol and i.active join quote q on q.symbol = s.symbol
   where q.happened_at is null or q.happened_at < s.happened_at and (q.said_at < s.said_at or q.source <> s.source)
+  order by q.symbol for no key update of q  -- as readings.newest locks them
 ), written as (
   update quote q set
     price = n.price, source = n.source, happened_at = n.happened_at, received_at = n.now, said_at = n.said_at,
@@ -174,12 +175,16 @@ with answered as materialized (
   where i.active
 ), next as (
   select *, case when missing then 'missing' when reason is null then 'fresh' else 'stale' end as state from judged
+), other as materialized (
+  select n.* from next n join quote q on q.symbol = n.symbol
+  where (q.state, q.reason, q.error) is distinct from (n.state, n.reason, n.error)
+  order by q.symbol for no key update of q
 )
 update quote q set
   state = n.state, reason = n.reason, error = n.error,
   failing_since = case when n.error is not null then coalesce(q.failing_since, n.now) end
-from next n
-where q.symbol = n.symbol and (q.state, q.reason, q.error) is distinct from (n.state, n.reason, n.error)
+from other n
+where q.symbol = n.symbol
 returning q.symbol, q.price, q.happened_at, q.received_at, q.source, q.state, q.reason, q.error, n.was
 """
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from threading import Thread
 
 import pytest
 from peewee import PeeweeException
@@ -9,7 +10,8 @@ from peewee import PeeweeException
 import db
 from domain.alerts import Rule
 from domain.measures import Reading
-from models import alerts, readings, triggers
+from domain.prices import Price
+from models import alerts, prices, readings, triggers
 from models.alerts import create_alert, user_with
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -305,6 +307,40 @@ def test_the_database_refuses_what_is_not_even_a_rule(column, value):
             else "insert into alert (user_id, subject, condition) values (%s, 'BTCUSD', %s)",
             *(user_with("a@b.c"), value),
         )
+
+
+def test_alerts_that_begin_and_prices_that_are_written_wait_for_one_another_in_no_circle(database):
+    """The first prices of three streams are wanted in order, and written in another one."""
+    symbols = ("BTCUSD", "EURUSD", "XAUUSD")
+    failures: list[PeeweeException] = []
+
+    def apart(work):
+        def run():
+            with db.database.connection_context():
+                try:
+                    with db.transaction():
+                        work()
+                except PeeweeException as error:
+                    failures.append(error)
+
+        thread = Thread(target=run)
+        thread.start()
+        return thread
+
+    def waits(count):
+        return db.rows("select count(*) >= %s from pg_locks where not granted", count) == [(True,)]
+
+    with db.transaction():
+        db.rows("select 1 from quote where symbol = 'EURUSD' for update")
+        reading = apart(lambda: readings.newest([(symbol, "price") for symbol in symbols], NOW))
+        while reading.is_alive() and not waits(1):
+            pass
+        seen = [Price(symbol, Decimal(1), NOW, "x") for symbol in ("XAUUSD", "BTCUSD")]
+        writing = apart(lambda: prices.record(seen, {}, NOW))
+        while writing.is_alive() and reading.is_alive() and not waits(2):
+            pass
+    reading.join(), writing.join()
+    assert failures == []
 
 
 def test_of_the_apps_alerts_the_bad_ones_are_refused_with_the_reason_and_cost_the_others_nothing():
