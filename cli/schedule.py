@@ -11,7 +11,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
+import config
 import db
+from cli.arguments import INSTANT, Parsed
 from cli.output import json_option, show, when
 from config import settings
 from domain.cadence import Cadence, cadence
@@ -24,7 +26,13 @@ who_option = click.option("--who", default=getpass.getuser, help="Who is written
 
 @click.command()
 @click.option("--next", "count", default=3, show_default=True, help="How many next runs to show.")
-@click.option("--tz", "zone", type=ZoneInfo, default=None, help="Show times in this zone instead of NIGHTDESK_TZ.")
+@click.option(
+    "--tz",
+    "zone",
+    type=Parsed("zone", config.zone),
+    default=None,
+    help="Show times in this zone instead of NIGHTDESK_TZ.",
+)
 @json_option
 def schedule(count: int, zone: ZoneInfo | None, as_json: bool) -> None:
     """Show every entry: cadence, which override holds, next runs (‡ marks a day on which the clock changes)."""
@@ -191,15 +199,14 @@ def _wait(run_id: str) -> None:
 
 @click.command()
 @click.option("--days", default=7, show_default=True, type=click.IntRange(1, 3660), help="How far to go.")
-@click.option("--from", "start", default=None, help="First day, as 2026-10-24; today by default.")
+@click.option("--from", "start", type=INSTANT, default=None, help="First day, as 2026-10-24; today by default.")
 @json_option
-def simulate(days: int, start: str | None, as_json: bool) -> None:
+def simulate(days: int, start: datetime | None, as_json: bool) -> None:
     """Play the whole schedule on a virtual clock: runs per entry, the busiest second, the days the clock changes."""
     from scheduler import SCHEDULE
 
     _remember_sessions()
-    first = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else datetime.now(UTC)
-    first = first.replace(hour=0, minute=0, second=0, microsecond=0)
+    first = (start or datetime.now(UTC)).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     rows, load = [], Counter[int]()
     for entry in SCHEDULE:
         when_, source = entry.declared()

@@ -223,7 +223,7 @@ def every(seconds: float, *, stagger: float = 0.0) -> Every:
     """Each `seconds` on the wall clock's grid, moved by `stagger` seconds."""
     if seconds < 0.1:
         raise ValueError("a cadence is at least 0.1 s")
-    return Every(timedelta(seconds=seconds), timedelta(seconds=stagger))
+    return Every(_span(seconds), _span(stagger))
 
 
 def cron(line: str, tz: str = "UTC") -> Cron:
@@ -274,7 +274,7 @@ def cadence(text: str) -> Cadence:
     if found := re.fullmatch(r"while_open (\S+) (\S+)(?: \+(\S+))?", text.strip()):
         return while_open(found[1], _seconds(found[2]), stagger=_seconds(found[3]) if found[3] else 0.0)
     if found := re.fullmatch(r"(after_close|before_open) (\S+) (\S+)", text.strip()):
-        return AtBell(found[1], found[2], timedelta(seconds=_seconds(found[3])))
+        return AtBell(found[1], found[2], _span(_seconds(found[3])))
     raise ValueError(
         f"{text!r} is no cadence: write `every 30s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s` or "
         "`after_close XNYS 90m`"
@@ -292,6 +292,14 @@ def _seconds(text: str) -> float:
     if seconds > LONGEST.total_seconds():
         raise ValueError(f"{text!r} is too long: {_duration(LONGEST)} at most")
     return seconds
+
+
+def _span(seconds: float) -> timedelta:
+    """Redis keeps due times in milliseconds: one in between would be due again at once."""
+    span = timedelta(seconds=seconds)
+    if span % MILLISECOND:
+        raise ValueError(f"{seconds:g} s is not a whole number of milliseconds")
+    return span
 
 
 def _duration(span: timedelta) -> str:

@@ -106,6 +106,10 @@ def test_a_new_cadence_counts_from_now_on(call: Callable[..., Result]) -> None:
 
 def test_nonsense_is_refused_with_what_would_be_right(call: Callable[..., Result]) -> None:
     assert "every 30s" in call("cadence", "sync_prices", "often", code=1).output
+    assert "whole number of milliseconds" in call("cadence", "sync_prices", "every 0.3333s", code=1).output
+    assert "whole number of milliseconds" in call("cadence", "sync_prices", "every 5s +0.0003s", code=1).output
+    assert "Europe/London" in call("schedule", "--tz", "London", code=2).output
+    assert "2026-11-23" in call("simulate", "--from", "tomorrow", code=2).output
     assert "is no zone" in call("cadence", "sync_prices", "cron 0 1 * * * Mars/Olympus", code=1).output
     assert "sync_prices" in call("pause", "sync_price", code=1).output
     assert "no job 'os.system'" in call("run", "os.system", code=1).output
