@@ -229,7 +229,7 @@ class Settings:
     )
 
     # cadences: any JOB_NAME_INTERVAL, see `nightdesk schedule`
-    intervals: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "Settings(…)"  # holds secrets: never in a log or a traceback
@@ -245,22 +245,21 @@ def load(environ: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     for f in variables():
         text = environ.get(f.metadata["variable"], "").strip() or f.metadata["default"]
-        values[f.name] = _parsed(f.metadata["variable"], text, f.metadata["parse"], f.metadata["secret"])
+        values[f.name] = parsed(f.metadata["variable"], text, f.metadata["parse"], f.metadata["secret"])
     values["code_version"] = values["code_version"] or next(
         (environ[name][:12] for name in ("RENDER_GIT_COMMIT", "HEROKU_SLUG_COMMIT") if environ.get(name)), "dev"
     )
     if values["redis_url"].startswith("rediss:") and not values["redis_tls_verify"]:
         values["redis_url"] += f"{'&' if '?' in values['redis_url'] else '?'}ssl_cert_reqs=none"
     values["public_url"] = values["public_url"] or environ.get("RENDER_EXTERNAL_URL", "")
-    values["intervals"] = {
-        name: _parsed(name, text.strip(), seconds)
-        for name, text in environ.items()
-        if name.endswith("_INTERVAL") and text.strip()
+    values["intervals"] = {  # read by the entry that a name is of: others' are none of ours
+        name: text.strip() for name, text in environ.items() if name.endswith("_INTERVAL") and text.strip()
     }
     return Settings(**values)
 
 
-def _parsed(variable: str, text: str, parse: Callable[[str], Any], secret: bool = False) -> Any:
+def parsed(variable: str, text: str, parse: Callable[[str], Any], secret: bool = False) -> Any:
+    """A variable's value. Raises WrongSetting with its name and what would be right."""
     try:
         return parse(text)
     except ValueError as wrong:

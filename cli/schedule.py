@@ -202,22 +202,31 @@ def _wait(run_id: str) -> None:
 @click.option("--from", "start", type=INSTANT, default=None, help="First day, as 2026-10-24; today by default.")
 @json_option
 def simulate(days: int, start: datetime | None, as_json: bool) -> None:
-    """Play the whole schedule on a virtual clock: runs per entry, the busiest second, the days the clock changes."""
+    """Play the whole schedule, as operators have it, on a virtual clock.
+
+    Shown are the runs of each entry, the busiest second, and the days on which a clock changes.
+    """
     from scheduler import SCHEDULE
 
     _remember_sessions()
+    with db.database.connection_context():
+        overrides = {row["name"]: row for row in db.maps("select * from entry")}
     first = (start or datetime.now(UTC)).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     rows, load = [], Counter[int]()
     for entry in SCHEDULE:
-        when_, source = entry.declared()
-        due = due_times(when_, first, first + timedelta(days=days))
+        try:
+            holds = entry.fields(overrides.get(entry.id, {}))
+            when_, paused = cadence(holds["cadence"]), holds["paused"] == "1"
+            due = [] if paused else due_times(when_, first, first + timedelta(days=days))
+        except ValueError as problem:
+            raise click.ClickException(f"{entry.id}: {problem}") from None
         load.update(int(d.timestamp()) for d in due)
         zone = getattr(when_, "zone", None)
         rows.append(
             {
                 "entry": entry.id,
                 "cadence": str(when_),
-                "holds": source,
+                "holds": f"{holds['source']}, paused" if paused else holds["source"],
                 "queue": entry.spec.queue,
                 "runs": len(due),
                 "first": due[0] if due else None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import config
 import db
 import queues
 from config import WrongSetting, settings
@@ -67,8 +68,9 @@ class Entry:
                 return self._staggered(self._every(variable, settings.intervals[variable])), variable
         return self._staggered(self.cadence), "code"
 
-    def _every(self, variable: str, seconds: float) -> Cadence:
+    def _every(self, variable: str, text: str) -> Cadence:
         """The period that a variable sets; what runs while a market is open goes on to."""
+        seconds = config.parsed(variable, text, config.seconds)
         try:
             if isinstance(self.cadence, WhileOpen):
                 return while_open(self.cadence.market, seconds)
@@ -112,7 +114,7 @@ def limits_of(spec: queues.Job, entry: str | None) -> str:
 
 
 def check(schedule: Sequence[Entry]) -> None:
-    """Raises WrongSetting for two entries of one name and for an interval variable that no entry knows."""
+    """Raises WrongSetting for two entries of one name, and for a variable of ours that no entry knows or can take."""
     ids = [entry.id for entry in schedule]
     if double := {i for i in ids if ids.count(i) > 1}:
         raise WrongSetting(f"SCHEDULE has two entries named {', '.join(sorted(double))}: give each a key")
@@ -121,6 +123,8 @@ def check(schedule: Sequence[Entry]) -> None:
         stem = name.removesuffix("_INTERVAL")
         if name not in known and any(stem.startswith(i.split("_")[0].upper()) for i in ids):
             raise WrongSetting(f"{name}: no schedule entry reads it; known are {', '.join(sorted(known))}")
+    for entry in schedule:
+        entry.declared()
 
 
 def declarations(

@@ -335,11 +335,21 @@ def test_entries_follow_sessions_that_are_closed_added_or_moved_after_their_due_
 
 
 def test_a_variable_that_sets_the_period_of_an_entry_leaves_it_at_its_market(monkeypatch):
-    monkeypatch.setitem(config.settings.intervals, "FINE_INTERVAL", 30.0)
+    monkeypatch.setitem(config.settings.intervals, "FINE_INTERVAL", "30s")
     assert str(Entry(while_open("XNYS", 60), work.fine).declared()[0]) == "while_open XNYS 30s"
-    monkeypatch.setitem(config.settings.intervals, "FINE_INTERVAL", 7200.0)
+    monkeypatch.setitem(config.settings.intervals, "FINE_INTERVAL", "2h")
     with pytest.raises(WrongSetting, match="FINE_INTERVAL: 2h is too long"):
         Entry(while_open("XNYS", 60), work.fine).declared()
+
+
+def test_another_programs_interval_is_none_of_ours_and_a_wrong_one_of_ours_stops_the_start():
+    settings = config.load({"KEEPALIVE_INTERVAL": "0", "FINE_INTERVAL": "often"})
+    assert "KEEPALIVE_INTERVAL" in settings.intervals
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "settings", settings)
+        with pytest.raises(WrongSetting, match="FINE_INTERVAL: 'often' is not"):
+            entries.check([entry()])
+        entries.check([entry(key="b")])
 
 
 def test_a_scheduler_knows_the_sessions_of_the_table(scheduler, redis):

@@ -155,6 +155,14 @@ def test_simulate_counts_the_runs_of_a_week(call: Callable[..., Result]) -> None
     assert rows["prune_prices"]["runs"] == 7
 
 
+def test_simulate_goes_by_what_operators_have_set(call: Callable[..., Result]) -> None:
+    call("cadence", "sync_prices", "every 30s")
+    call("pause", "build_candles")
+    rows = {r["entry"]: r for r in json.loads(call("simulate", "--days", "1", "--json").output)}
+    assert (rows["sync_prices"]["runs"], rows["sync_prices"]["holds"]) == (86400 // 30, "operator")
+    assert (rows["build_candles"]["runs"], rows["build_candles"]["holds"]) == (0, "code, paused")
+
+
 def test_status_says_in_red_that_the_schedule_has_stopped(call: Callable[..., Result]) -> None:
     db.redis().zadd("rq:scheduler:scheduled_jobs", {"sync_prices": 1})
     assert "THE SCHEDULE HAS STOPPED" in call("status").output
