@@ -110,6 +110,7 @@ SCHEDULE: tuple[Entry, ...] = (
 
 LOOK_AGAIN = 10.0  # seconds: clock offset, heartbeat, and all entries, in case a message was lost
 LONGEST_SLEEP = 1.0  # seconds
+SHORT_PATIENCE = 2.0  # seconds for PostgreSQL to say what is done with, before the schedule goes on without
 SHORTLY = 0.02  # seconds
 AT_HAND = timedelta(seconds=5)  # a due time so near is left alone: another scheduler may be at it
 
@@ -131,6 +132,7 @@ class Scheduler(RqScheduler):
         self.ready: batches.Batch | None = None  # what falls due next, planned while there was time
         self.held_back: dict[str, float] = {}  # entries that cannot be enqueued, and until when they are left alone
         self.overrides = Overrides()
+        self.refused: dict[str, str] = {}  # entries that cannot be declared, and why
         self.stopping = False
 
     def run(self, burst: bool = False) -> None:
@@ -214,7 +216,7 @@ class Scheduler(RqScheduler):
         """Add entries that are missing, and operators' overrides that did not reach Redis; change nothing else."""
         removed = {member.decode() for member in self.connection.smembers(steps.REMOVED)}
         missing = [entry for entry in self.schedule if entry.id not in self.states and entry.id not in removed]
-        overrides = self.overrides.read(at_once=bool(missing))
+        overrides = self.overrides.read(at_once=any(entry.id not in self.refused for entry in missing))
         if overrides is None:
             if missing and not self.states:
                 raise Unknown("it knows from when on the schedule is to go on")
@@ -228,7 +230,11 @@ class Scheduler(RqScheduler):
         wanted = {entry.id: entry for entry in [*missing, *changed, *unlisted]}
         if not wanted:
             return []
-        touched = steps.declare(self.connection, entries.declarations(wanted.values(), overrides, self.now()))
+        declared, refused = entries.declarations(wanted.values(), overrides, self.now())
+        for name, problem in refused.items() - self.refused.items():
+            log.error("entry=%s is not declared and stays as Redis has it: %s", name, problem)
+        self.refused = refused
+        touched = steps.declare(self.connection, declared)
         if touched:
             log.info("scheduler=%s declared %s", self.name, " ".join(touched))
         return touched
@@ -246,7 +252,7 @@ class Scheduler(RqScheduler):
 
     def _go_on(self) -> None:
         """Redis came back from an older state: what PostgreSQL knows to be done with is not due again."""
-        rows, now = self.overrides.read(at_once=self.is_new) or {}, self.now()
+        rows, now = self.overrides.read(at_once=self.is_new, patience=SHORT_PATIENCE) or {}, self.now()
         self.is_new = False
         last = {name: row["last_due_at"] for name, row in rows.items() if row["last_due_at"]}
         behind = [

@@ -64,8 +64,10 @@ def reconcile() -> list[str]:
     with db.transaction():
         db.rows("lock table entry in share mode")  # an operator's override comes before this or after it
         overrides = {row["name"]: row for row in db.maps("select * from entry")}
-        wanted = entries.declarations(SCHEDULE, overrides, datetime.now(UTC))
-        return steps.declare(db.redis(), wanted, reconcile=True)
+        declared, refused = entries.declarations(SCHEDULE, overrides, datetime.now(UTC))
+        for entry, problem in refused.items():
+            click.echo(f"{entry} stays as it is: {problem}", err=True)
+        return steps.declare(db.redis(), declared, reconcile=True)
 
 
 def look_up_sessions(who: str) -> str:

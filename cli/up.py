@@ -146,7 +146,6 @@ class Desk:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "TZ": "UTC",
             "PYTHONUNBUFFERED": "1",
-            "RQ_REDIS_URL": merged["REDIS_URL"],
         }
 
     def _say_what_next(self) -> None:

@@ -64,8 +64,12 @@ def _order(state: State, decided: Plan) -> dict[str, Any]:
 
 def is_behind(state: State, last: datetime | None, now: datetime) -> bool:
     """Whether an entry is due for what is done with; not if its clock was set back, and that instant comes twice."""
-    comes_twice = state.due < int(state.fields.get("again_until", 0))
-    return last is not None and state.cadence is not None and state.due_at <= last <= now and not comes_twice
+    if last is None or state.cadence is None or not state.due_at <= last <= now:
+        return False
+    try:
+        return state.due >= int(state.fields.get("again_until", 0)) and state.cadence.after(last) > last
+    except ValueError:  # not ours, or it never comes, which is said when it is declared or due
+        return False
 
 
 def is_ahead(state: State, now: datetime) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 
 Freshness = Callable[[datetime], list[dict[str, Any]]]  # rows {name, age, allowed} at an instant
-
-log = logging.getLogger("nightdesk.entries")
 
 
 @dataclass(frozen=True)
@@ -129,16 +126,16 @@ def check(schedule: Sequence[Entry]) -> None:
 
 def declarations(
     wanted: Iterable[Entry], overrides: Mapping[str, dict[str, Any]], now: datetime
-) -> list[dict[str, Any]]:
-    """Entries as declare.lua takes them; one whose cadence cannot be read or never comes stays as it is."""
-    found = []
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Entries as declare.lua takes them, and why some stay as they are: a cadence that is none or never comes."""
+    found, refused = [], {}
     for entry in wanted:
         try:
             found.append(declaration(entry, overrides.get(entry.id, {}), now))
         except ValueError as problem:
-            log.error("entry=%s is not declared and stays as Redis has it: %s", entry.id, problem)
+            refused[entry.id] = str(problem)
             found.append({"id": entry.id})
-    return found
+    return found, refused
 
 
 def declaration(entry: Entry, override: dict[str, Any], now: datetime) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
 
 import db
 import queues
@@ -45,8 +48,9 @@ def _settle(which: Sequence[str], who: str, action: str) -> list[dict[str, Any]]
 def _enqueue(redis: Redis, letter: dict[str, Any]) -> None:
     """Anew, with its entry's limits; not if another tool did so before and it waits, or runs."""
     run_id, entry, spec = letter["run_id"], letter["entry"], queues.registry.get(letter["job"])
-    if redis.hget(f"rq:job:{run_id}", "status") in UNDER_WAY:
-        return
+    with suppress(ResponseError):  # it is no hash: whatever it is goes
+        if redis.hget(f"rq:job:{run_id}", "status") in UNDER_WAY:
+            return
     with redis.pipeline(transaction=True) as pipe:
         pipe.zrem(f"rq:failed:{letter['queue']}", run_id)
         pipe.delete(f"rq:results:{run_id}", f"rq:job:{run_id}")

@@ -30,15 +30,15 @@ class Overrides:
         self.warned: list[str] = []
         self.reader: threading.Thread | None = None
 
-    def read(self, *, at_once: bool = False) -> dict[str, dict[str, Any]] | None:
+    def read(self, *, at_once: bool = False, patience: float = PATIENCE) -> dict[str, dict[str, Any]] | None:
         """The rows by entry, some minutes old at the most while PostgreSQL answers; None while it never did.
 
-        `at_once`: as they are now; None if they do not come within some seconds.
+        `at_once`: as they are now; None if they do not come within `patience` seconds.
         """
         if at_once:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
             if self.reader:
-                self.reader.join(PATIENCE)  # what it reads may be older than what asked for this
+                self.reader.join(patience)  # what it reads may be older than what asked for this
             reader = self._begin()
             reader.join(max(0.0, deadline - time.monotonic()))
             return None if reader.is_alive() or self.failed else self.rows

@@ -120,12 +120,12 @@ with line as materialized (
   set last_due_at = greatest(s.last_due_at, excluded.last_due_at), count = greatest(s.count, excluded.count)
 ), latest as (
   insert into entry as e (name, last_due_at)
-  select entry, max(at) from (
-    select entry, to_timestamp(due / 1000) as at
-    from line cross join lateral (select entry || '-' || due::bigint) s(scheduled)
+  select entry, max(at) filter (where is_done) from (
     -- What waits for its next try, or goes on, is not done with, nor is what it keeps from running.
-    where kind is null and (outcome = 'ok' or dead) and run in (scheduled, scheduled || '-again')
-    union all select entry, to_timestamp(last / 1000) from line where kind = 'skip' and reason <> 'overlap') d
+    select entry, to_timestamp(due / 1000) as at, outcome = 'ok' or dead as is_done
+    from line cross join lateral (select entry || '-' || due::bigint) s(scheduled)
+    where kind is null and run in (scheduled, scheduled || '-again')
+    union all select entry, to_timestamp(last / 1000), reason <> 'overlap' from line where kind = 'skip') d
   group by 1 order by 1
   on conflict (name) do update set last_due_at = greatest(e.last_due_at, excluded.last_due_at)
 ), told as (
@@ -176,11 +176,6 @@ def latest() -> list[dict[str, Any]]:
         order by e.name
         """
     )
-
-
-def of_entry(entry: str, limit: int) -> list[dict[str, Any]]:
-    """The latest attempts of one entry, newest first."""
-    return db.maps("select * from run where entry = %s order by ended_at desc limit %s", entry, limit)
 
 
 def skips(since: datetime) -> list[dict[str, Any]]:

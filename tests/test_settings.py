@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ from redis.retry import Retry
 
 import config
 from cli import up
+from config import ROOT
 
 CERTIFICATE = Path(__file__).parent / "self_signed.pem"  # with its key; for 100 years, for nobody
 
@@ -27,19 +29,25 @@ def tls(valkey):
     context.load_cert_chain(CERTIFICATE)
     listener = socket.create_server(("127.0.0.1", 0))
 
-    def answer():
-        client, _ = listener.accept()
+    def accept():
+        with suppress(OSError):  # it is closed
+            while client := listener.accept()[0]:
+                threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+
+    def pass_on(client):
         with (
             suppress(OSError),  # it would not have us
             context.wrap_socket(client, server_side=True) as asked,
             socket.create_connection(("127.0.0.1", valkey.port)) as server,
         ):
-            while words := asked.recv(65536):
-                server.sendall(words)
-                asked.sendall(server.recv(65536))
+            while ready := [asked] if asked.pending() else select.select([asked, server], [], [])[0]:
+                for source in ready:
+                    words = source.recv(65536)
+                    if not words:
+                        return
+                    (server if source is asked else asked).sendall(words)
 
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
+    threading.Thread(target=accept, daemon=True).start()
     yield f"rediss://:{valkey.password}@localhost:{listener.getsockname()[1]}/0"
     listener.close()
 
@@ -56,6 +64,15 @@ def test_a_redis_that_nobody_vouches_for_is_not_talked_to(tls):
 
 def test_a_redis_that_nobody_vouches_for_is_talked_to_where_the_operator_says_so(tls):
     assert ping(config.load({"REDIS_URL": tls, "REDIS_TLS_VERIFY": "off"}).redis_url)
+
+
+def test_the_procfiles_worker_finds_such_a_redis_too(tls, start):
+    (line,) = (line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("worker:"))
+    command = [*line.partition(": ")[2].split(), "--burst"]
+    process = start(*command, REDIS_URL=tls, RQ_REDIS_URL="", REDIS_TLS_VERIFY="off")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    assert "stopped" in said
 
 
 def test_what_verifying_means_is_said_to_tls_alone():

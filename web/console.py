@@ -129,14 +129,22 @@ def run(entry: entries.Entry, who: str) -> str:
 
 def pause(entry: entries.Entry, who: str) -> str:
     """Let due times pass until it is resumed."""
-    entries.override(db.redis(), entry, who, "pause", paused=True)
+    _override(entry, who, "pause", paused=True)
     return f"{entry.id} is paused"
 
 
 def resume(entry: entries.Entry, who: str) -> str:
     """Go on at the next due time."""
-    entries.override(db.redis(), entry, who, "resume", paused=False)
+    _override(entry, who, "resume", paused=False)
     return f"{entry.id} goes on"
+
+
+def _override(entry: entries.Entry, who: str, action: str, *, paused: bool) -> None:
+    """Raises 409 where the entry's cadence cannot be read by this version of the code."""
+    try:
+        entries.override(db.redis(), entry, who, action, paused=paused)
+    except ValueError as problem:
+        raise HTTPException(409, f"{entry.id}: {problem}") from None
 
 
 def on_letters(act: Callable[[str, str], str]) -> Any:

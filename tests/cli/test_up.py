@@ -21,8 +21,8 @@ from cli import processes, servers
 from config import dotenv
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROCFILE = "release: ./nightdesk migrate\nlines: sh -c 'echo up $TZ $RQ_REDIS_URL; exec sleep 1000'\n"
-NOTHING_SET = {"DATABASE_URL": "", "REDIS_URL": "", "RQ_REDIS_URL": "", "PRIVATE_TARGETS": ""}
+PROCFILE = "release: ./nightdesk migrate\nlines: sh -c 'echo up $TZ $REDIS_URL; exec sleep 1000'\n"
+NOTHING_SET = {"DATABASE_URL": "", "REDIS_URL": "", "PRIVATE_TARGETS": ""}
 
 
 @pytest.fixture

@@ -34,6 +34,13 @@ def test_a_letter_that_another_tool_enqueued_is_settled_and_not_enqueued_twice(r
     assert outcomes(run) == ["failed", "failed"]
 
 
+def test_a_key_that_is_not_what_it_should_be_keeps_no_letter_from_its_retry(redis):
+    two = [dead_letter("fine-1"), dead_letter("fine-2")]
+    redis.set("rq:job:fine-1", "no hash")
+    assert letters.retry(redis, two, "ann") == 2
+    assert waiting(redis) == two
+
+
 @pytest.mark.parametrize("seen", ["queued", "scheduled"])
 def test_a_run_in_hand_is_handed_to_nobody_else_whatever_became_of_its_hash(redis, seen):
     beat(redis), beat(redis, "v")

@@ -6,7 +6,8 @@ import pytest
 from rq.suspension import resume, suspend
 
 from engine import state, steps
-from tests.engine.desk import MODULE, put, until
+from tests.engine.desk import MODULE, put
+from tests.waiting import until
 
 
 @pytest.fixture
