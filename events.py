@@ -36,6 +36,7 @@ TOPICS = {  # every fact: what it says; docs/contract.md and a test are made fro
     "deposits.stuck": "deposits that are on their way for too long",
     "order.expired": "an order has come to its time",
     "orders.stuck": "the matching engine confirms no expiry",
+    "partitions.strays": "rows had no partition of their day, because upkeep had not run for a week",
     "prices.fresh": "prices that are as young as they should be again",
     "prices.missing": "instruments of which no price has come yet",
     "prices.stale": "prices that are older than they may be",

@@ -138,7 +138,7 @@ def postgresql() -> Iterator[Finding]:
         words = f"of the cluster that the backup is of: {', '.join(elsewhere)}: run `nightdesk restore`"
         yield wrong_unless("positions", not elsewhere, "all of this cluster", words)
         strays = tables_with_strays()
-        words = f"rows found no partition of their day: {', '.join(strays)}; the nightly upkeep did not run"
+        words = f"rows found no partition: {', '.join(strays)}; the nightly upkeep did not run"
         yield warn_unless("partitions", not strays, "every row has its day", words)
     program = shutil.which("pg_dump")
     ours = pg_dump_version(program) if program else 0

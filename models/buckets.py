@@ -335,16 +335,19 @@ with given as materialized (
   from given g, generate_series(candle_start(g.width, greatest(g.since, g.kept_from)) at time zone 'UTC',
                                 g.until at time zone 'UTC', candle_length(g.width)) s
   union
-  (select candle_start(g.width, x.traded_at) from given g join trade x using (symbol)
-   where g.feed = 'trade' and x.traded_at < candle_start(g.width, g.since) and x.received_at <= g.as_of
-     and x.quantity > 0 and not exists (
-       select from trade c where c.symbol = x.symbol and c.traded_at = x.traded_at and c.corrects = x.id
-         and c.corrects is not null and c.received_at <= g.as_of)
-   order by x.traded_at desc limit 1)
+  select candle_start(g.width, b.at) from given g cross join lateral (
+    select x.traded_at as at from trade x
+    where g.feed = 'trade' and x.symbol = g.symbol and x.traded_at < candle_start(g.width, g.since)
+      and x.received_at <= g.as_of and x.quantity > 0 and not exists (
+        select from trade c where c.symbol = x.symbol and c.traded_at = x.traded_at and c.corrects = x.id
+          and c.corrects is not null and c.received_at <= g.as_of)
+    order by x.traded_at desc limit 1) b
   union
-  (select candle_start(g.width, x.happened_at) from given g join tick x using (symbol)
-   where g.feed = 'tick' and x.happened_at < candle_start(g.width, g.since) and x.received_at <= g.as_of
-   order by x.happened_at desc limit 1)
+  select candle_start(g.width, b.at) from given g cross join lateral (
+    select x.happened_at as at from tick x
+    where g.feed = 'tick' and x.symbol = g.symbol and x.happened_at < candle_start(g.width, g.since)
+      and x.received_at <= g.as_of
+    order by x.happened_at desc limit 1) b
 )
 select g.feed, array_agg(b.starts_at order by b.starts_at), min(b.starts_at), candle_end(g.width, max(b.starts_at))
 from given g left join grid b on b.starts_at >= g.kept_from and not exists (

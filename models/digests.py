@@ -75,10 +75,11 @@ def build(kind: str, now: datetime) -> tuple[int, int] | None:
     told = _tell(kind, ready) if ready else 0
     plans = [next_digest(kind, now, each["at_time"], known_zone(each["zone"])) for each in due]
     db.rows(
-        """update digest d set next_at = p.next_at, last_at = case when d.next_at > %s then d.next_at else d.last_at end
+        """update digest d set next_at = p.next_at, last_at = case
+             when d.next_at > %s then d.next_at else coalesce(d.last_at, d.next_at - %s) end  -- it was left out
            from unnest(%s::bigint[], %s::timestamptz[]) as p(user_id, next_at)
            where d.user_id = p.user_id and d.kind = %s""",
-        *(now - TOO_LATE, db.array(each["user_id"] for each in due), db.array(plans), kind),
+        *(now - TOO_LATE, SPANS[kind], db.array(each["user_id"] for each in due), db.array(plans), kind),
     )
     return len(ready), told
 

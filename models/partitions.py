@@ -51,6 +51,7 @@ def rescue_strays(parent: str, days_each: int) -> int:
     moved = 0
     while (day := _first_stray(parent)) is not None:
         with _briefly(parent):
+            db.rows("set local statement_timeout = 0")  # however many there are: they have to go at some time
             ((rows,),) = db.rows("select make_partition(%s, %s, %s)", parent, day, days_each)
             events.add("partitions.strays", {"table": parent, "rows": rows}, None)
         moved += rows

@@ -137,7 +137,7 @@ with seen as materialized (
   select s.*, q.state as was, q.price is distinct from s.price as changed,
          coalesce(s.old_at, s.happened_at + coalesce(i.max_age, s.allowed)) as stale_at
   from seen s join instrument i on i.symbol = s.symbol and i.active join quote q on q.symbol = s.symbol
-  where q.happened_at is null or q.happened_at < s.happened_at and (q.said_at < s.said_at or q.source <> s.source)
+  where q.happened_at is null or q.happened_at < s.happened_at and (q.said_at <> s.said_at or q.source <> s.source)
   order by q.symbol for no key update of q  -- as readings.newest locks them
 ), written as (
   update quote q set

@@ -29,7 +29,7 @@ def test_every_topic_that_the_code_writes_is_in_the_contract_and_none_besides() 
     )
     subjects = {topic.partition(".")[0] for topic in TOPICS}
     written = set(re.findall(rf"""["']((?:{"|".join(subjects)})\.[a-z_]+)["']""", code))
-    written |= set(re.findall(r"""publish\(\s*"([^"]+)\"""", code))
+    written |= set(re.findall(r"""(?:publish|add)\(\s*"([a-z_]+\.[a-z_]+)\"""", code))
     assert written | {"prices.fresh", "prices.missing", "prices.stale"} == set(TOPICS)  # these are put together
 
 

@@ -109,6 +109,7 @@ def test_a_desk_that_was_down_for_long_leaves_a_digest_out(database):
     fire(wants("ann"))
     assert run(NOON + timedelta(hours=7)) == {"due": 0, "told": 0}
     assert db.rows("select next_at from digest") == [(NOON + timedelta(days=1),)]
+    assert run(NOON + timedelta(days=1)) == {"due": 1, "told": 1}, "what it had to say comes with the next"
 
 
 def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(database):

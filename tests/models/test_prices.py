@@ -167,6 +167,13 @@ def test_what_a_clock_that_runs_ahead_says_again_is_one_observation_and_no_clock
     assert quote()["happened_at"] == after(1204), "another source's clock is another one"
 
 
+def test_one_stamp_of_a_clock_that_ran_ahead_does_not_silence_what_comes_in_time(database):
+    prices.record([price("97000", at=after(840))], {}, NOW)
+    for second in (60, 120):
+        prices.record([price("97001", at=after(second))], {}, after(second))
+        assert quote()["happened_at"] == after(second)
+
+
 def test_two_syncs_at_once_write_each_observation_once(database):
     symbols = [f"S{i}" for i in range(50)]
     for symbol in symbols:

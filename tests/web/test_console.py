@@ -215,8 +215,7 @@ def test_while_redis_is_away_the_page_says_so_and_then_comes_back(site: Site, va
 
 
 def test_an_entry_with_a_cadence_that_is_none_is_not_paused_and_says_why(site: Site) -> None:
-
-    db.rows("insert into entry (name, cadence) values ('sync_prices', 'until_off 10s') on conflict do nothing")
+    db.rows("insert into entry (name, cadence) values ('sync_prices', 'until_off 10s')")
     answer = site.log_in().press("/jobs/sync_prices/pause")
     assert (answer.status_code, "until_off 10s" in answer.text) == (409, True)
 
