@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from threading import Timer
 
 import psycopg2
 import pytest
@@ -19,6 +20,7 @@ import config
 import db
 from cli import processes, servers
 from config import dotenv
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROCFILE = "release: ./nightdesk migrate\nlines: sh -c 'echo up $TZ $REDIS_URL; exec sleep 1000'\n"
@@ -50,16 +52,21 @@ def up(project, start):  # in this order: what runs ends before its folder goes
 
 def read_until(process, text):
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return lines
+    limit = Timer(120, process.kill)  # what never comes fails its own test and holds up no other
+    limit.start()
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if text in line:
+                return lines
+    finally:
+        limit.cancel()
     raise AssertionError("".join(lines))
 
 
 def ended(process, signal_number):
     process.send_signal(signal_number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     return output
 
 
@@ -104,7 +111,7 @@ def test_a_second_one_in_the_same_project_refuses(up):
     first = up()
     read_until(first, "at work")
     second = up()
-    output, _ = second.communicate(timeout=20)
+    output, _ = second.communicate(timeout=60)
     assert second.returncode == 1
     assert "runs here already" in output
     assert first.poll() is None
@@ -115,10 +122,7 @@ def test_killed_with_kill_9_nothing_survives_and_the_next_start_keeps_the_data(u
     read_until(first, "up UTC")
     pids = noted(project)
     first.kill()
-    deadline = time.monotonic() + 10
-    while running(pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not running(pids))
     second = up()
     assert "release         | the database is up to date" in "".join(read_until(second, "at work"))
     ended(second, signal.SIGINT)
@@ -205,7 +209,7 @@ def test_the_first_operator_is_told_once_and_the_page_answers_on_a_free_port(up,
 def test_a_release_step_that_fails_starts_nothing(up, project):
     (project / "Procfile").write_text("release: false\nlines: echo started\n")
     process = up()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "failed with code 1: nothing was started" in output
     assert "started\n" not in output.replace("nothing was started", "")
@@ -222,7 +226,7 @@ def test_several_workers_are_told_apart(up, project):
 
 def test_a_wrong_setting_stops_the_start_with_its_name(up):
     process = up(QUOTE_TTL="soon")
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert output.startswith("nightdesk: QUOTE_TTL: 'soon' is not a duration above zero")
     assert "Traceback" not in output
