@@ -101,9 +101,8 @@ def parse_height(body: bytes | str) -> int:
 
 def parse_hash(body: bytes | str) -> str:
     """The hash of a block, as plain text."""
-    return bitcoin.hexes(
-        NAME, body.decode("ascii", "replace").strip() if isinstance(body, bytes) else body.strip(), "block hash"
-    )
+    text = body.decode("ascii", "replace") if isinstance(body, bytes) else body
+    return bitcoin.hexes(NAME, text.strip(), "block hash")
 
 
 def parse_block(body: bytes | str, block: Block) -> Block:
