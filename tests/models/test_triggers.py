@@ -1,6 +1,6 @@
 """Alerts fire on what the ticks since the last check have reached: once, with the first price that did it."""
 
-import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -18,6 +18,7 @@ from domain.prices import Price
 from domain.watches import Firing, Seen, Standing, first_watch, follow, true_at_once
 from models import prices, triggers
 from models.alerts import alerts, create_alert, remove_alert, user_with
+from tests.waiting import until
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -78,15 +79,32 @@ def test_an_alert_that_is_removed_while_it_fires_waits_for_nobody_in_a_circle(da
     with db.transaction():
         db.rows("delete from alert_watch where alert_id = %s", alert)
         firing.set()
-        until = time.monotonic() + 20
-        while not db.rows("select 1 from pg_locks where not granted"):
-            assert time.monotonic() < until, "it does not wait for us"
+        until(lambda: db.rows("select 1 from pg_locks where not granted"))
         db.rows(
             "update alert set status = 'triggered', trigger_count = 1, last_triggered_at = now() where id = %s", alert
         )
     other.join(20)
     assert removed == [True]
     assert db.rows("select status from alert") == [("removed",)]
+
+
+@contextmanager
+def check_that_waits():
+    """A function that begins a check elsewhere and returns once it waits for us, and what that finds by the end."""
+    found = []
+
+    def look():
+        with db.database.connection_context():
+            found.append(check())
+
+    other = Thread(target=look)
+
+    def begin():
+        other.start()
+        until(lambda: db.rows("select 1 from pg_locks where not granted"))
+
+    yield begin, found
+    other.join(20)
 
 
 def test_an_alert_that_is_removed_while_its_level_is_touched_waits_for_nobody_in_a_circle(database):
@@ -97,21 +115,10 @@ def test_an_alert_that_is_removed_while_its_level_is_touched_waits_for_nobody_in
     assert check() == 1
     tick(6, 97099)
     tick(7, 97100)
-    found = []
-
-    def look():
-        with db.database.connection_context():
-            found.append(check())
-
-    other = Thread(target=look)
-    with db.transaction():
+    with check_that_waits() as (begin, found), db.transaction():
         db.rows("delete from alert_watch where alert_id = %s", alert)
-        other.start()
-        until = time.monotonic() + 20
-        while not db.rows("select 1 from pg_locks where not granted"):
-            assert time.monotonic() < until, "it does not wait for us"
+        begin()
         db.rows("update alert set status = 'removed' where id = %s", alert)
-    other.join(20)
     assert found == [0]
     assert db.rows("select status, touches from alert") == [("removed", 0)]
 
@@ -132,20 +139,9 @@ def test_alerts_that_somebody_else_changes_while_they_fire_are_waited_for_and_fi
     tick(0, 97000)
     made = {add("above", 97100) for _ in range(3)}
     tick(5, 97200)
-    found = []
-
-    def look():
-        with db.database.connection_context():
-            found.append(check())
-
-    other = Thread(target=look)
-    with db.transaction():
+    with check_that_waits() as (begin, found), db.transaction():
         db.rows("update alert set silence = null")
-        other.start()
-        until = time.monotonic() + 20
-        while not db.rows("select 1 from pg_locks where not granted"):
-            assert time.monotonic() < until, "it does not wait for us"
-    other.join(20)
+        begin()
     assert found == [3]
     assert {alert for alert, _, _ in fired()} == made
 
