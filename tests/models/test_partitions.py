@@ -60,6 +60,20 @@ def test_partitions_of_another_width_fit_in_between_those_that_are_there(rolled_
     assert spans[-1][1] >= datetime.now(UTC) + timedelta(days=90)
 
 
+def test_rows_that_found_no_partition_are_moved_however_long_that_takes(rolled_back, monkeypatch):
+    last, rows, limits = datetime.now(UTC) + timedelta(days=20), db.rows, []
+    rows(TICK, last, last)
+
+    def watched(sql, *parameters):
+        if "make_partition(" in sql:
+            limits.append(rows("show statement_timeout"))
+        return rows(sql, *parameters)
+
+    monkeypatch.setattr(db, "rows", watched)
+    assert partitions.rescue_strays("tick", 1) == 1
+    assert limits == [[("0",)]]
+
+
 def test_rows_that_found_no_partition_are_moved_into_one_of_their_day(rolled_back):
     last = datetime.now(UTC).replace(hour=12) + timedelta(days=20)
     for day in (0, 0, 1):
