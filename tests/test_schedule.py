@@ -589,6 +589,16 @@ def test_a_run_that_waits_for_its_next_try_is_what_its_entry_did_last(scheduler,
     assert db.rows("select last_due_at from entry") == [(None,)]
 
 
+@pytest.mark.parametrize(
+    ("when", "again_until"), [(every(60), "soon"), (cron("0 0 30 2 *"), "0")], ids=["no number", "never comes"]
+)
+def test_an_entry_that_cannot_be_moved_on_ends_no_scheduler(when, again_until):
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    due = steps.milliseconds(now - timedelta(minutes=1))
+    assert batches.is_behind(entries.State("fine", due, 0, every(60), {}), now, now)
+    assert not batches.is_behind(entries.State("fine", due, 0, when, {"again_until": again_until}), now, now)
+
+
 def test_without_redis_memory_and_without_postgresql_nothing_is_guessed(scheduler, redis, monkeypatch):
     made = scheduler(entry())
     redis.flushall()
