@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         for line in file.read_text().splitlines() if file.is_file() else []:
             os.environ[line.removeprefix("export ").partition("=")[0].strip()] = ""
     os.environ.update(DATABASE_URL="", REDIS_URL="", PRIVATE_TARGETS="on", TZ="UTC", NIGHTDESK_TZ="", SMTP_URL="")
+    os.environ["WORKER_MEMORY_MB"] = "100000"  # work-horses run in the tests' own process, which grows with the tests
 
     from cli import servers
 

@@ -302,8 +302,8 @@ def test_a_job_with_a_limit_that_somebody_else_enqueued_comes_under_its_limit(da
 def test_a_work_horse_that_grew_too_large_is_replaced_after_the_run_that_made_it_so(database, redis, monkeypatch):
     for _ in range(3):
         put(redis, "fine")
-    sizes = iter([100, 999, 999])
-    monkeypatch.setattr(horse, "peak_mb", lambda: 999)
+    sizes = iter([100, 999_999, 999_999])
+    monkeypatch.setattr(horse, "peak_mb", lambda: 999_999)
     monkeypatch.setattr(horse, "resident_mb", lambda: next(sizes))
     work(redis)
     assert [row["outcome"] for row in rows()] == ["ok", "ok"]
@@ -324,8 +324,8 @@ def test_a_work_horse_is_replaced_after_so_many_jobs_with_the_last_one_recorded(
 
 def test_a_work_horse_that_is_too_large_from_the_start_still_runs_one_job(database, redis, monkeypatch):
     put(redis, "fine")
-    monkeypatch.setattr(horse, "peak_mb", lambda: 999)
-    monkeypatch.setattr(horse, "resident_mb", lambda: 999)
+    monkeypatch.setattr(horse, "peak_mb", lambda: 999_999)
+    monkeypatch.setattr(horse, "resident_mb", lambda: 999_999)
     work(redis)
     assert [row["outcome"] for row in rows()] == ["ok"]
 
