@@ -17,7 +17,7 @@ import db
 import events
 from engine import outages, steps
 from engine.outcome import Refused, is_full, sqlstate
-from engine.payload import unpacked
+from engine.payload import UNREADABLE, unpacked
 from models import runs
 
 if TYPE_CHECKING:
@@ -125,11 +125,11 @@ def _text(fields: dict[bytes, bytes]) -> str:
     if not isinstance(row, dict):
         return text  # found out, and told, when it is written
     try:
-        path, _, args, kwargs = unpacked(fields[b"d"])
+        call = unpacked(fields[b"d"])
     except Refused:
-        path, args, kwargs = "unreadable", [], {}
-    row.update(job=path, args={"args": args, "kwargs": kwargs})
-    row["entry"] = row.get("entry") or path.rpartition(".")[2]
+        call = UNREADABLE
+    row.update(job=call.path, args={"args": call.args, "kwargs": call.kwargs})
+    row["entry"] = row.get("entry") or call.path.rpartition(".")[2]
     row["due"] = row.get("due") or _milliseconds(row.get("enqueued")) or row["ended"]
     return line(row)
 

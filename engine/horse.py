@@ -27,7 +27,7 @@ from engine.line import Line
 from engine.memory import peak_mb, resident_mb
 from engine.outages import patiently
 from engine.outcome import Outcome, Refused, checked_counts, of_exception
-from engine.payload import Run, payload, read
+from engine.payload import UNREADABLE, Call, Run, Unregistered, asked, read, registered
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -151,20 +151,24 @@ class Horse:
         self.done += 1
         self.board.add_one()
         self.board.begin(run.id, comes_again=run.comes_again)
-        clock = time.perf_counter()
+        call, clock = UNREADABLE, time.perf_counter()
         try:
-            outcome, path, args, kwargs, limits = self._attempt(run)
+            call = asked(run)
+            job = registered(run, call)
+            if job.limit and not run.scheduled:  # somebody else's enqueue of a job with a limit: back, now with it
+                return json.dumps(_finish(replace(run, limits=json.dumps([job.limit])), Outcome("handed_back"), 0)), ""
+            outcome = self._attempt(run, job, call)
+        except Refused as refusal:
+            outcome = _refused(run, refusal)
         finally:
             self.board.clear()
         took = time.perf_counter() - clock
-        if outcome.name == "limited":  # somebody else's enqueue of a job with limits: back, now with them
-            return json.dumps(_finish(run, replace(outcome, name="handed_back"), took, limits)), ""
         row = {
-            "entry": run.entry or path.rpartition(".")[2] or run.id,
+            "entry": run.entry or call.path.rpartition(".")[2] or run.id,
             "run": run.id,
-            "job": path,
+            "job": call.path,
             "queue": run.queue,
-            "args": {"args": args, "kwargs": kwargs},
+            "args": {"args": call.args, "kwargs": call.kwargs},
             "due": run.due,
             "attempt": run.attempt,
             "enqueued": run.enqueued,
@@ -178,43 +182,29 @@ class Horse:
             "version": settings.code_version,
             "dead": outcome.dead,
         }
-        self.line.meanwhile = partial(self._say, run, path, outcome, took)
-        return json.dumps(_finish(run, outcome, took, run.limits or "")), history.line(row)
+        self.line.meanwhile = partial(self._say, run, call.path, outcome, took)
+        return json.dumps(_finish(run, outcome, took)), history.line(row)
 
-    def _attempt(self, run: Run) -> tuple[Outcome, str, list[Any], dict[str, Any], str]:
+    def _attempt(self, run: Run, job: queues.Job, call: Call) -> Outcome:
         """Call the function; whatever it raises becomes an outcome, `except` for what ends the process."""
-        path, job = "", None
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
         try:
-            job, args, kwargs = payload(run)
-            path = job.path
-            if not run.scheduled and job.limit:
-                return Outcome("limited"), path, args, kwargs, json.dumps([job.limit])
             if self.stopping:  # the signal came while the run was on its way to us
-                return Outcome("handed_back"), path, args, kwargs, ""
+                return Outcome("handed_back")
             if not self._database_answers():
-                return Outcome("handed_back", error="the database is away"), path, args, kwargs, ""
+                return Outcome("handed_back", error="the database is away")
             queues.should_yield = self._yielder(run.queue)
             timeout = run.timeout if run.scheduled and run.timeout else job.timeout
             with self._limited_to(timeout):
-                counts = job.function(*args, due_at=steps.instant(run.due), **kwargs)
-            return Outcome("ok", counts=checked_counts(counts)), path, args, kwargs, ""
+                counts = job.function(*call.args, due_at=steps.instant(run.due), **call.kwargs)
+            return Outcome("ok", counts=checked_counts(counts))
         except queues.Yielded:
-            return Outcome("yielded"), path, args, kwargs, ""
+            return Outcome("yielded")
         except (Exception, SystemExit, KeyboardInterrupt) as failure:  # noqa: BLE001 - recorded, whatever it is
-            tries = run.tries or (max(job.tries, 1 + run.retries_left) if job else 1)
-            outcome = self._after_deploy(run, failure) or of_exception(failure, run.tried + 1, tries, run.attempt)
-            return outcome, path, args, kwargs, ""
+            tries = run.tries or max(job.tries, 1 + run.retries_left)
+            return of_exception(failure, run.tried + 1, tries, run.attempt)
         finally:
             queues.should_yield = lambda: False
             db.drop_unusable()
-
-    def _after_deploy(self, run: Run, failure: BaseException) -> Outcome | None:
-        """While two versions of the code run, a scheduled job that this one does not know waits for the other."""
-        if isinstance(failure, Refused) and run.entry and "registered" in str(failure) and run.tried < 3:
-            return replace(of_exception(failure, 1, 1), name="retried", delay=10.0)
-        return None
 
     def _database_answers(self) -> bool:
         """A job starts on a connection that is known to work; without one it waits here and is handed back."""
@@ -288,7 +278,14 @@ class Horse:
                 log.error("%s", outcome.trace)
 
 
-def _finish(run: Run, outcome: Outcome, took: float, limits: str) -> dict[str, Any]:
+def _refused(run: Run, refusal: Refused) -> Outcome:
+    """While two versions of the code run, a scheduled job that this one does not know waits for the other."""
+    outcome = of_exception(refusal, 1, 1)
+    waits = isinstance(refusal, Unregistered) and run.entry and run.tried < 3
+    return replace(outcome, name="retried", delay=10.0) if waits else outcome
+
+
+def _finish(run: Run, outcome: Outcome, took: float) -> dict[str, Any]:
     """What take.lua needs to end a run, see there."""
     end = {
         "id": run.id,
@@ -299,7 +296,7 @@ def _finish(run: Run, outcome: Outcome, took: float, limits: str) -> dict[str, A
         "seconds": round(took, 6),
         "waited": max(0, run.started - run.enqueued_ms) / 1000,
         "late": max(0, run.started - run.due) / 1000 if run.scheduled and run.attempt == 1 else None,
-        "limits": limits,
+        "limits": run.limits or "",
         "ttl": run.ttl,
         "result": steps.rq_json(outcome.counts) if outcome.counts is not None else None,
         "exc": steps.rq_text(outcome.trace or outcome.error or "") if outcome.dead else None,

@@ -14,9 +14,26 @@ from engine.outcome import Refused
 
 RESULT_TTL = 60  # seconds a scheduled run's hash lives: history is in PostgreSQL
 AD_HOC_TTL = 500  # seconds, as rq has it, for what `rq enqueue` fed
+LONGEST_PATH = 200  # characters
 
 NOT_JSON = "the payload is not JSON: enqueue with `rq enqueue -S json`"
 TOO_LARGE = f"the payload is larger than {steps.LARGEST_PAYLOAD} bytes: pass a key, not the rows"
+
+
+class Unregistered(Refused):
+    """A payload that names no job of this version of the code; another version may have it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a payload asks for: a function by its path, and its arguments."""
+
+    path: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+UNREADABLE = Call("unreadable", [], {})
 
 
 @dataclass(frozen=True)
@@ -102,8 +119,15 @@ def _milliseconds(text: str) -> int | None:
         return None
 
 
-def unpacked(data: bytes) -> list[Any]:
-    """What a payload holds, `[function, null, arguments, keywords]`. Raises Refused."""
+def asked(run: Run) -> Call:
+    """What a run asks for; never unpickles, never imports what a payload names. Raises Refused."""
+    if run.too_large:
+        raise Refused(TOO_LARGE)
+    return unpacked(run.data)
+
+
+def unpacked(data: bytes) -> Call:
+    """What a payload, `[function, null, arguments, keywords]`, asks for. Raises Refused."""
     if data[:1] == b"\x78":  # rq compresses; ours is plain
         try:
             unpacker = zlib.decompressobj()
@@ -118,19 +142,16 @@ def unpacked(data: bytes) -> list[Any]:
         raise Refused(NOT_JSON) from None
     if isinstance(parts, list) and len(parts) == 4:
         path, instance, args, kwargs = parts
-        if isinstance(path, str) and instance is None and isinstance(args, list) and isinstance(kwargs, dict):
-            return parts
+        fits = isinstance(path, str) and instance is None and isinstance(args, list) and isinstance(kwargs, dict)
+        if fits and len(path) <= LONGEST_PATH:
+            return Call(path, args, kwargs)
     raise Refused("the payload is not [function, null, arguments, keywords]")
 
 
-def payload(run: Run) -> tuple[queues.Job, list[Any], dict[str, Any]]:
-    """The registered job and its arguments. Raises Refused; never unpickles, never imports what a payload names."""
-    if run.too_large:
-        raise Refused(TOO_LARGE)
+def registered(run: Run, call: Call) -> queues.Job:
+    """The job that a run asks for. Raises Refused, Unregistered if this version of the code has none of that name."""
     if run.hooks:
         raise Refused("callbacks and webhooks by name are not run: publish an event in the job instead")
-    path, _, args, kwargs = unpacked(run.data)
-    job = queues.registry.get(path)
-    if job is None:
-        raise Refused(f"no job {path[:200]!r} is registered in this version of the code")
-    return job, args, kwargs
+    if call.path not in queues.registry:
+        raise Unregistered(f"no job {call.path!r} is registered in this version of the code")
+    return queues.registry[call.path]

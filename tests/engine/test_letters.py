@@ -8,9 +8,10 @@ import pytest
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
+import queues
 from engine import history, letters, steps
 from models import runs
-from tests.engine.desk import beat, end, outcomes, put, put_raw, status, take, waiting, work
+from tests.engine.desk import MODULE, beat, end, outcomes, put, put_raw, status, take, waiting, work
 
 pytestmark = pytest.mark.usefixtures("database", "redis")
 
@@ -39,6 +40,15 @@ def test_a_key_that_is_not_what_it_should_be_keeps_no_letter_from_its_retry(redi
     redis.set("rq:job:fine-1", "no hash")
     assert letters.retry(redis, two, "ann") == 2
     assert waiting(redis) == two
+
+
+def test_a_run_that_only_another_version_of_the_code_knows_is_retried_there_with_its_arguments(redis, monkeypatch):
+    run = put(redis, "fine", 7, pair="EURUSD")
+    with monkeypatch.context() as old:
+        old.delitem(queues.registry, f"{MODULE}.fine")
+        work(redis)
+    letters.retry(redis, [run], "ann")
+    assert json.loads(redis.hget(f"rq:job:{run}", "data")) == [f"{MODULE}.fine", None, [7], {"pair": "EURUSD"}]
 
 
 @pytest.mark.parametrize("seen", ["queued", "scheduled"])

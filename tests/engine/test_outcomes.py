@@ -264,13 +264,12 @@ def test_deep_arguments_are_refused_or_run_but_never_kill_the_work_horse(databas
 def test_no_payload_raises_anything_but_refused(data):
     for candidate in (data, zlib.compress(data), b"\x78" + data):
         try:
-            path, instance, args, kwargs = unpacked(candidate)
+            call = unpacked(candidate)
         except Refused:
             continue
-        assert isinstance(path, str)
-        assert instance is None
-        assert isinstance(args, list)
-        assert isinstance(kwargs, dict)
+        assert isinstance(call.path, str)
+        assert isinstance(call.args, list)
+        assert isinstance(call.kwargs, dict)
 
 
 def test_a_scheduled_job_that_this_version_does_not_know_waits_for_the_other_version(database, redis):
