@@ -75,10 +75,11 @@ def up(migrator, db):
           fired_at timestamptz not null default now(), unique (alert_id, number)
         );
 
-        -- Streams of which there has been no fresh value for so long that the owners of alerts on them were told.
+        -- Streams of which there has been no fresh value for so long that the owners of alerts on them are told.
         create table silence (
           subject text collate "C" not null, stream text collate "C" not null,
-          state text not null check (state in ('missing', 'stale')), told_at timestamptz not null default now(),
+          state text not null check (state in ('missing', 'stale')),
+          told_at timestamptz,  -- since when nobody is left to be told
           primary key (subject, stream)
         );
         """

@@ -15,12 +15,12 @@ WAIT = timedelta(minutes=10)  # for a value that is late, before anybody is told
 
 
 class Silence(db.BaseModel):
-    """A stream of which there has been no fresh value for so long that the owners of alerts on it were told."""
+    """A stream of which there has been no fresh value for so long that the owners of alerts on it are told."""
 
     subject = TextField()
     stream = TextField()
     state = TextField()  # missing, stale
-    told_at = InstantField()
+    told_at = InstantField(null=True)  # since when nobody is left to be told
 
     class Meta:
         primary_key = CompositeKey("subject", "stream")
@@ -37,14 +37,15 @@ class Change(NamedTuple):
 def settle(now: datetime) -> Change:
     """Note which streams that alerts wait for are silent, and which are no more; tell each owner once, of all."""
     with db.transaction():
-        ((begun, ended, told),) = db.rows(_SETTLE, now - WAIT, now - WAIT)
+        ((begun, ended),) = db.rows(_NOTE, now - WAIT, now - WAIT)
+        ((told,),) = db.rows(_TELL)
         db.rows(_SPEAK)
     return Change(begun, ended, told)
 
 
 def tell_of(alerts: Sequence[int]) -> int:
     """Tell the owners of new alerts that wait for a stream that is silent already; how many."""
-    ((told,),) = db.rows(_ADOPT, list(alerts))
+    ((told,),) = db.rows(_TELL_NEW, list(alerts))
     return int(told)
 
 
@@ -53,17 +54,50 @@ _WATCHED = " or ".join(
     " and w.stream = v.stream)"
     for direction in ("up", "down", "either", "date")
 )
+
+# What is worked out of a stream (`price@1h`, `rsi14@1d`, `odds/24h`) is silent when that is, not for having no value
+# yet: the first comes with the next bar. Of events and dates nobody knows when the first is due.
+_NOTE = f"""
+with plain as materialized (
+  select q.symbol as subject, 'price'::text collate "C" as stream, case when q.price is null then 'missing'
+           else 'stale' end as state
+  from quote q join instrument i using (symbol), cast(%s as timestamptz) as t(due)
+  where case when q.price is null then i.created_at
+          else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.due
+  union all
+  select g.subject, g.measure, 'stale' from gauge g where g.stale_at <= %s
+), late as materialized (
+  select * from plain
+  union
+  select g.subject, g.measure, p.state from gauge g join plain p on p.subject = g.subject
+    and p.stream in ('price', substring(g.measure from '^[^@/]*'))
+  where g.measure ~ '[@/]'
+), over as (
+  delete from silence v
+  where not exists (select from late l where l.subject = v.subject and l.stream = v.stream) or not ({_WATCHED})
+  returning 1
+), begun as (
+  insert into silence (subject, stream, state)
+  select distinct on (subject, stream) subject, stream, state from late v
+  where ({_WATCHED}) and not exists (select from silence s where s.subject = v.subject and s.stream = v.stream)
+  on conflict do nothing
+  returning 1
+)
+select (select count(*) from begun), (select count(*) from over)
+"""
+
 _WATCHES = " union all ".join(
-    f"""select w.alert_id, v.state from begun v join alert_watch w
-          on w.direction = '{direction}' and w.subject = v.subject and w.stream = v.stream"""
+    f"""select w.alert_id, v.subject, v.stream, v.state from silence v join alert_watch w
+          on w.direction = '{direction}' and w.subject = v.subject and w.stream = v.stream
+        where v.told_at is null"""
     for direction in ("up", "down", "either", "date")
 )
 
 # `quiet` are alerts and the states of their streams: they say so in their rows, and each owner gets one message. An
 # alert that a check is firing, or its owner changing, is not waited for: the check waits for ours, in another order.
-_TELL = """
+_HUSH = """
 free as materialized (
-  select a.id, q.state from quiet q join alert a on a.id = q.alert_id where a.status = 'active'
+  select a.id, q.state from quiet q join alert a on a.id = q.alert_id where a.status = 'active' and a.silence is null
   for update of a skip locked
 ), hushed as (
   update alert a set silence = f.state from free f where a.id = f.id
@@ -88,35 +122,17 @@ free as materialized (
 )
 """
 
-# What is worked out of a stream (`price@1h`, `rsi14@1d`, `odds/24h`) is silent when that is, not for having no value
-# yet: the first comes with the next bar. Of events and dates nobody knows when the first is due.
-_SETTLE = f"""
-with plain as materialized (
-  select q.symbol as subject, 'price'::text collate "C" as stream, case when q.price is null then 'missing'
-           else 'stale' end as state
-  from quote q join instrument i using (symbol), cast(%s as timestamptz) as t(due)
-  where case when q.price is null then i.created_at
-          else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.due
-  union all
-  select g.subject, g.measure, 'stale' from gauge g where g.stale_at <= %s
-), late as materialized (
-  select * from plain
-  union
-  select g.subject, g.measure, p.state from gauge g join plain p on p.subject = g.subject
-    and p.stream in ('price', substring(g.measure from '^[^@/]*'))
-  where g.measure ~ '[@/]'
-), over as (
-  delete from silence v
-  where not exists (select from late l where l.subject = v.subject and l.stream = v.stream) or not ({_WATCHED})
-  returning v.subject, v.stream
-), begun as (
-  insert into silence (subject, stream, state)
-  select distinct on (subject, stream) subject, stream, state from late v
-  where ({_WATCHED}) and not exists (select from silence s where s.subject = v.subject and s.stream = v.stream)
-  on conflict do nothing
-  returning subject, stream, state
-), quiet as materialized ({_WATCHES}), {_TELL}
-select (select count(*) from begun), (select count(*) from over), (select count(*) from told)
+# A stream is looked at until nobody is left: one whose alert somebody else had is told at the next look, and so is one
+# whose alert was made at the moment at which its stream fell silent.
+_TELL = f"""
+with quiet as materialized (
+  select w.alert_id, w.subject, w.stream, w.state from ({_WATCHES}) w join alert a on a.id = w.alert_id
+  where a.status = 'active' and a.silence is null
+), {_HUSH}, done as (
+  update silence s set told_at = now()
+  where told_at is null and not exists (select from quiet q where q.subject = s.subject and q.stream = s.stream)
+)
+select count(*) from told
 """
 
 # One that is held by somebody else now says so at the next look.
@@ -128,9 +144,9 @@ update alert set silence = null where id = any(array(
   for update skip locked))
 """
 
-_ADOPT = f"""
+_TELL_NEW = f"""
 with quiet as materialized (
   select a.id as alert_id, s.state from alert a join silence s using (subject, stream) where a.id = any(%s)
-), {_TELL}
+), {_HUSH}
 select count(*) from told
 """

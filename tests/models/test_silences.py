@@ -156,13 +156,16 @@ def test_an_alert_that_somebody_else_has_is_not_waited_for_and_speaks_at_the_nex
     assert dict(db.rows("select id, silence from alert")) == {firing: None, waiting: None}
 
 
-def test_of_an_alert_that_somebody_else_has_nobody_is_told():
+def test_of_an_alert_that_somebody_else_has_its_owner_is_told_at_the_next_look():
     tick("BTCUSD")
     firing, waiting = add("BTCUSD"), add("BTCUSD", level=300)
     with held(firing):
         assert silences.settle(LATER) == (1, 0, 1)
-    assert told() == [("ann@example.com", "No fresh value of BTCUSD: one alert of yours waits")]
-    assert dict(db.rows("select id, silence from alert")) == {firing: None, waiting: "stale"}
+        assert dict(db.rows("select id, silence from alert")) == {firing: None, waiting: "stale"}
+    assert silences.settle(LATER) == (0, 0, 1)
+    assert told() == [("ann@example.com", "No fresh value of BTCUSD: one alert of yours waits")] * 2
+    assert dict(db.rows("select id, silence from alert")) == {firing: "stale", waiting: "stale"}
+    assert silences.settle(LATER) == (0, 0, 0), "once"
 
 
 def test_events_and_dates_are_never_stale():
