@@ -80,7 +80,8 @@ _TITLE = f"""
 case when d.condition = 'within' then d.subject || case d.measure
        when 'starts_at' then ' starts on ' when 'ex_date' then ' goes ex dividend on '
        when 'report_date' then ' reports on ' else ' ' || d.measure || ' is on ' end
-       || to_char(to_timestamp(d.value::float8), 'FMDD Mon YYYY HH24:MI "UTC"')
+       || to_char(to_timestamp(d.value::float8),
+                  case when d.measure like '%%_date' then 'FMDD Mon YYYY' else 'FMDD Mon YYYY HH24:MI "UTC"' end)
      when d.condition = 'happens' then d.subject || ': ' || coalesce(d.about, d.measure)
      when d.about is not null then d.subject || ': ' || d.about
        || ' (' || d.measure || ' ' || trim_scale(d.value) || ')'
