@@ -33,11 +33,11 @@ def put_raw(redis, run_id, queue="default", **fields):
     return run_id
 
 
-def beat(redis, worker="w", sent=0):
+def beat(redis, worker="w", sent=0, heard_for=6):
     """A worker's beat; returns what it is to the others and whom it reaped."""
     if not redis.exists(f"rq:worker:{worker}"):
         redis.hset(f"rq:worker:{worker}", "birth", "now")
-    standing, _, dead = steps.step(redis, "beat", worker, 90, 10, "silent", steps.rq_text("silent"), 6, sent)
+    standing, _, dead = steps.step(redis, "beat", worker, 90, 10, "silent", steps.rq_text("silent"), heard_for, sent)
     return standing.decode(), [tuple(pair) for pair in json.loads(dead)]
 
 

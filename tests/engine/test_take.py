@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import median
 
 import pytest
 from redis.exceptions import ConnectionError as RedisGone
@@ -254,14 +255,14 @@ def test_a_queue_of_a_hundred_thousand_is_no_slower_than_a_short_one(redis):
                 pipe.hset(f"rq:job:n{number}", mapping=template)
             pipe.rpush("rq:queue:default", *(f"n{number}" for number in range(start, start + 10_000)))
             pipe.execute()
-    before = redis.info("commandstats").get("cmdstat_evalsha", {"usec": 0, "calls": 0})
-    last = None
+    last, took = None, []
     for number in range(200):
+        redis.config_resetstat()
         _, run = take(redis, finished=last and end(last, "x"), execution="x")
+        took.append(sum(figures["usec"] for name, figures in redis.info("commandstats").items() if "eval" in name))
         assert run == f"n{number}"
         last = run
-    after = redis.info("commandstats")["cmdstat_evalsha"]
-    assert (after["usec"] - before["usec"]) / (after["calls"] - before["calls"]) < 1000  # µs in the server
+    assert median(took) < 1000  # µs in the server
 
 
 # --- limits
@@ -450,10 +451,10 @@ def test_nobody_is_declared_dead_after_a_silence_that_was_everybodys(redis):
     redis.zadd(steps.WORKERS, {"v": steps.now(redis) - 15_000})
     redis.hset("nightdesk:pulse", mapping={"at": steps.now(redis) - 15_000, "since": 0})
     assert beat(redis, "v") == ("known", [])
-    heard(redis, seconds=5)
-    assert beat(redis, "v") == ("known", [])
-    heard(redis, seconds=7)
-    assert beat(redis, "v") == ("known", [("w", 1)])
+    heard(redis, seconds=50)
+    assert beat(redis, "v", heard_for=60) == ("known", [])
+    heard(redis, seconds=61)
+    assert beat(redis, "v", heard_for=60) == ("known", [("w", 1)])
 
 
 def test_who_was_cut_off_or_speaks_late_declares_nobody_dead(redis):
@@ -462,7 +463,7 @@ def test_who_was_cut_off_or_speaks_late_declares_nobody_dead(redis):
     silence(redis, "w")
     assert beat(redis, "v", sent=-1)[1] == []
     assert beat(redis, "v", sent=steps.now(redis) - 5000)[1] == []
-    assert beat(redis, "v", sent=steps.now(redis) - 500)[1] == [("w", 0)]
+    assert beat(redis, "v", sent=steps.now(redis) + 60_000)[1] == [("w", 0)]  # not late, however slow this machine is
 
 
 def set_back(redis, seconds=3600):
@@ -482,10 +483,10 @@ def test_when_the_clock_is_set_back_the_dead_are_found_once_the_living_have_beat
     take(redis)
     set_back(redis)
     assert beat(redis, "v") == ("known", [])
-    heard(redis, seconds=5)
-    assert beat(redis, "v") == ("known", [])
-    heard(redis, seconds=7)
-    assert beat(redis, "v") == ("known", [("w", 1)])
+    heard(redis, seconds=50)
+    assert beat(redis, "v", heard_for=60) == ("known", [])
+    heard(redis, seconds=61)
+    assert beat(redis, "v", heard_for=60) == ("known", [("w", 1)])
     assert waiting(redis) == [run]
     assert beat(redis, "v") == ("known", [])
 

@@ -195,14 +195,15 @@ def test_a_hang_in_c_is_killed_soon_after_its_time_out_and_the_next_job_is_not(w
     until(lambda: words(log) == ["deaf"])
     with stopwatch() as took:
         until(lambda: status(redis, run) == "failed")
-    assert time.time() - float(lines(log)[0][-1]) > 5
     assert took.seconds < 7.5
     horse = until(lambda: horse_of(process))
     time.sleep(1.0)
     assert horse_of(process) == horse
     fine = put(redis, "fine")
     until(lambda: outcomes(fine) == ["ok"])
-    assert "answered to no signal" in rows(run)[0]["error"]
+    (row,) = rows(run)
+    assert "answered to no signal" in row["error"]
+    assert (row["ended_at"] - row["started_at"]).total_seconds() > 6
 
 
 def test_a_leaking_job_gets_a_fresh_work_horse_each_time_and_loses_nothing(worker, redis, log):
