@@ -17,7 +17,7 @@ from notify import limits, wording
 from notify.channels import Gone, Plain
 
 LONGEST = 1000  # characters; a service with a lower limit cuts for itself
-SECONDS = 3.0  # for a connection, and for an answer
+SECONDS = 5.0  # for a connection, and for an answer
 
 
 class Apprise(Plain):

@@ -23,7 +23,7 @@ from domain.notifications import Message
 from notify import limits
 from notify.channels import JSON, Gone, Plain
 
-LIMITS = http.Limits(connect=2, read=3, deadline=3, max_bytes=100_000)  # a slow one holds the worker
+LIMITS = http.Limits(connect=2, read=5, deadline=5, max_bytes=100_000)  # a slow one holds the worker
 
 
 class Webhook(Plain):
