@@ -32,7 +32,7 @@ import models.sessions
 import models.stocks
 from domain.cadence import Market, Plan, after_close, before_open, cron, every, while_open
 from domain.stocks import MARKETS
-from engine import batches, entries, logs, memory, outages, steps
+from engine import entries, logs, memory, outages, plans, steps
 from engine.entries import Entry, State
 from engine.overrides import Overrides, Unknown
 from jobs import (
@@ -129,7 +129,7 @@ class Scheduler(RqScheduler):
         self.offset = 0.0  # seconds that Redis's clock is ahead of time.monotonic(), which nobody sets
         self.looked = self.measured = 0.0
         self.is_new = True  # Redis: perhaps it came back from an older state, and the schedule with it
-        self.ready: batches.Batch | None = None  # what falls due next, planned while there was time
+        self.ready: plans.Batch | None = None  # what falls due next, planned while there was time
         self.held_back: dict[str, float] = {}  # entries that cannot be enqueued, and until when they are left alone
         self.overrides = Overrides()
         self.refused: dict[str, str] = {}  # entries that cannot be declared, and why
@@ -245,7 +245,7 @@ class Scheduler(RqScheduler):
     def _go_back(self) -> None:
         """Redis's clock was set back: entries begin again now, not when it is where it was."""
         now = self.now()
-        ahead = [batches.moved(s, now) | {"again": True} for s in self.states.values() if batches.is_ahead(s, now)]
+        ahead = [plans.moved(s, now) | {"again": True} for s in self.states.values() if plans.is_ahead(s, now)]
         if ahead and steps.step(self.connection, "rewind", json.dumps(ahead)):
             log.error("Redis's clock was set back: %d entries go on from now, and repeat due times", len(ahead))
             self.looked = 0.0
@@ -256,7 +256,7 @@ class Scheduler(RqScheduler):
         self.is_new = False
         last = {name: row["last_due_at"] for name, row in rows.items() if row["last_due_at"]}
         behind = [
-            batches.moved(s, last[s.id]) for s in self.states.values() if batches.is_behind(s, last.get(s.id), now)
+            plans.moved(s, last[s.id]) for s in self.states.values() if plans.is_behind(s, last.get(s.id), now)
         ]  # fmt: skip
         if behind and steps.step(self.connection, "rewind", json.dumps(behind)):
             log.warning("Redis came back from an older state: %d entries go on after what has run", len(behind))
@@ -266,7 +266,7 @@ class Scheduler(RqScheduler):
         """A market's sessions have changed, or are known by now: its entries wait for the due times that there are."""
         soon = self.now() + AT_HAND
         moved = [
-            batches.moved(s, soon) for s in self.states.values() if isinstance(s.cadence, Market) and s.due_at > soon
+            plans.moved(s, soon) for s in self.states.values() if isinstance(s.cadence, Market) and s.due_at > soon
         ]  # fmt: skip
         moved = [move for move in moved if move["due"] != move["to"]]
         if moved and steps.step(self.connection, "rewind", json.dumps(moved)):
@@ -292,9 +292,9 @@ class Scheduler(RqScheduler):
 
     def fire(self, due: Sequence[State]) -> list[str]:
         """One atomic step for all that is due; whoever was overtaken reads again."""
-        return self._send(batches.planned(due, self.now()))
+        return self._send(plans.planned(due, self.now()))
 
-    def _send(self, batch: batches.Batch) -> list[str]:
+    def _send(self, batch: plans.Batch) -> list[str]:
         for state, problem in batch.unplanned:
             self._hold_back(state, problem)
         answer = steps.fire(self.connection, batch.orders)
@@ -344,7 +344,7 @@ class Scheduler(RqScheduler):
                 wait = min(wait, left - SHORTLY)  # Linux lets a long select() end late by a thousandth of its length
             else:
                 due = [s for s in self.states.values() if s.due == earliest and self._is_ours(s)]
-                self.ready = batches.planned(due, steps.instant(earliest))
+                self.ready = plans.planned(due, steps.instant(earliest))
                 wait = max(0.0, earliest / 1000 - self.offset - time.monotonic() + 0.0002)
         connection: Any = news.connection
         socket = connection and connection._sock

@@ -18,7 +18,7 @@ import db
 from config import WrongSetting
 from domain.cadence import Every, after_close, cron, every, while_open
 from domain.sessions import Calendar, Session, calendar, set_calendars
-from engine import batches, entries, history, outages, steps
+from engine import entries, history, outages, plans, steps
 from engine.entries import Entry
 from models import runs
 from scheduler import SCHEDULE, Scheduler
@@ -596,8 +596,8 @@ def test_a_run_that_waits_for_its_next_try_is_what_its_entry_did_last(scheduler,
 def test_an_entry_that_cannot_be_moved_on_ends_no_scheduler(when, again_until):
     now = datetime(2026, 11, 26, 12, tzinfo=UTC)
     due = steps.milliseconds(now - timedelta(minutes=1))
-    assert batches.is_behind(entries.State("fine", due, 0, every(60), {}), now, now)
-    assert not batches.is_behind(entries.State("fine", due, 0, when, {"again_until": again_until}), now, now)
+    assert plans.is_behind(entries.State("fine", due, 0, every(60), {}), now, now)
+    assert not plans.is_behind(entries.State("fine", due, 0, when, {"again_until": again_until}), now, now)
 
 
 def test_without_redis_memory_and_without_postgresql_nothing_is_guessed(scheduler, redis, monkeypatch):
@@ -724,7 +724,7 @@ def test_when_redis_clock_is_set_back_over_a_fixed_hour_that_has_run_the_day_is_
     now = datetime(2026, 6, 15, 3, 0, tzinfo=UTC)  # it was 3:30 just now, and 3:17 has run
     for day, is_ahead in ((15, False), (16, False), (17, True)):
         due = steps.milliseconds(datetime(2026, 6, day, 3, 17, tzinfo=UTC))
-        assert batches.is_ahead(entries.State("bug", due, 1, when, {}), now) is is_ahead
+        assert plans.is_ahead(entries.State("bug", due, 1, when, {}), now) is is_ahead
 
 
 # --- rq-scheduler's keys

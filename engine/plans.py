@@ -1,4 +1,4 @@
-"""What a scheduler writes down for its atomic steps: entries that are due together, and entries that move."""
+"""What a scheduler decides, as its atomic steps take it: what becomes of entries that are due, and which ones move."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 import scheduler
 from domain.cadence import Every, cron, every
-from engine import batches, steps
+from engine import plans, steps
 from engine.entries import Entry, State
 from tests.engine import work
 from tests.engine.desk import waiting
@@ -26,17 +26,17 @@ def state(entry, when, misfire="run"):
 @pytest.mark.parametrize("when", [every(0.5), every(5), every(3600), cron("0 8 * * *")])
 def test_a_plan_made_for_the_due_time_is_the_plan_of_any_moment_it_is_good_for(when, misfire):
     due = [state("a", when, misfire), state("b", when, misfire)]
-    ahead = batches.planned(due, due[0].due_at)
+    ahead = plans.planned(due, due[0].due_at)
     later = ahead.good_until - timedelta(microseconds=1)
-    assert ahead.good_until <= due[0].due_at + batches.PLANNED_AHEAD
-    assert ahead.orders == batches.planned(due, later).orders
+    assert ahead.good_until <= due[0].due_at + plans.PLANNED_AHEAD
+    assert ahead.orders == plans.planned(due, later).orders
 
 
 def test_a_plan_is_not_good_beyond_the_next_due_time():
     due = [state("a", every(0.5))]
-    ahead = batches.planned(due, due[0].due_at)
+    ahead = plans.planned(due, due[0].due_at)
     assert ahead.good_until == due[0].due_at + timedelta(seconds=0.5)
-    missed = json.loads(batches.planned(due, ahead.good_until).orders)[0]
+    missed = json.loads(plans.planned(due, ahead.good_until).orders)[0]
     assert (missed["run"], missed["missed"]["count"]) == (DUE + 500, 1)
 
 
@@ -56,7 +56,7 @@ def test_a_plan_that_lay_too_long_is_made_again(database, redis):
     keeper.look()
     (entry,) = keeper.states.values()
     assert isinstance(entry.cadence, Every)
-    keeper.ready = batches.planned([entry], entry.due_at)
+    keeper.ready = plans.planned([entry], entry.due_at)
     until(lambda: keeper.now() > keeper.ready.good_until, every=0.01)
     keeper._turn()
     assert int(waiting(redis)[0].rpartition("-")[2]) > entry.due
@@ -66,7 +66,7 @@ def test_an_operators_change_while_a_plan_lies_ready_is_obeyed(database, redis):
     keeper = scheduler.Scheduler([Entry(every(0.2), work.fine, stagger=False)])
     keeper.look()
     (entry,) = keeper.states.values()
-    keeper.ready = batches.planned([entry], entry.due_at)
+    keeper.ready = plans.planned([entry], entry.due_at)
     redis.hset(steps.ENTRY + entry.id, mapping={"paused": "1", "version": entry.version + 1})
     until(lambda: keeper.now() > entry.due_at, every=0.01)
     keeper._turn()
