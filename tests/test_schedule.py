@@ -560,6 +560,29 @@ def test_what_is_done_with_is_not_due_again_where_redis_came_back_from_an_older_
     assert set(fire(made).values()) == {"run"}
 
 
+def test_a_schedule_that_came_back_waits_for_postgresql_to_say_what_is_done_with_but_only_shortly(
+    scheduler, redis, monkeypatch
+):
+    made = scheduler(entry(WEEK))
+    due = set_due(redis, "fine", 60)
+    db.rows("insert into entry (name, last_due_at) values ('fine', %s)", steps.instant(due))
+    for patience, goes_on in ((60.0, False), (0.01, True)):
+        monkeypatch.setattr("scheduler.SHORT_PATIENCE", patience)
+        redis.hset(steps.ENTRY + "fine", "due", due)
+        made.is_new = True
+        look = threading.Thread(target=made.look)
+        with db.transaction():
+            db.rows("lock table entry in access exclusive mode")
+            look.start()
+            until(lambda: db.rows("select pid from pg_locks where relation = 'entry'::regclass and not granted"))
+            if goes_on:
+                look.join()
+        look.join()
+        made._turn()
+        made._turn()
+        assert bool(waiting(redis)) is goes_on
+
+
 def test_a_scheduler_whose_redis_knows_less_than_itself_asks_what_is_done_with_before_it_goes_on(scheduler, redis):
     made = scheduler(entry(WEEK))
     due = set_due(redis, "fine", 2)

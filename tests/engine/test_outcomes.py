@@ -18,7 +18,7 @@ from engine import horse, steps
 from engine.board import Board
 from engine.outcome import Refused, fingerprint, of_exception
 from engine.payload import unpacked
-from tests.engine.desk import MODULE, beat, outcomes, put, put_raw, rows, status, waiting, work
+from tests.engine.desk import MODULE, QUEUES, beat, outcomes, put, put_raw, rows, status, waiting, work
 from tests.engine.work import lines, words
 
 
@@ -284,6 +284,8 @@ def test_a_scheduled_job_that_this_version_does_not_know_waits_for_the_other_ver
 
 # --- the work-horse itself
 
+NO_WORK = ("hello", "client|setinfo", "ping", "config|resetstat")  # connections, and the measuring
+
 
 def test_a_job_with_a_limit_that_somebody_else_enqueued_comes_under_its_limit(database, redis, tmp_path):
     data = json.dumps([f"{MODULE}.limited", None, [str(tmp_path / "log"), 0.01], {}])
@@ -327,6 +329,27 @@ def test_a_work_horse_that_is_too_large_from_the_start_still_runs_one_job(databa
     monkeypatch.setattr(horse, "resident_mb", lambda: 999_999)
     work(redis)
     assert [row["outcome"] for row in rows()] == ["ok"]
+
+
+def test_a_scheduled_run_costs_one_round_trip_with_thirty_commands_in_it(database, redis, monkeypatch):
+    """Whoever makes it dearer does so with open eyes: these two figures are not to grow."""
+    monkeypatch.setattr(horse, "FLUSH_EVERY", 3600.0)
+
+    def commands(runs):
+        for number in range(runs):
+            entry = f"fine-{number}"
+            run = put(redis, "fine", run_id=f"{entry}-{runs}", entry=entry, limits=[[f"entry:{entry}", 1]])
+            redis.hset(steps.ENTRY + entry, "queued", run)
+        beat(redis)
+        redis.config_resetstat()
+        horse.Horse("w", QUEUES, Board(), burst=True, max_jobs=None).work()
+        called = {name.removeprefix("cmdstat_"): of["calls"] for name, of in redis.info("commandstats").items()}
+        return called["evalsha"], sum(calls for name, calls in called.items() if name not in NO_WORK)
+
+    commands(1)  # which the server compiles the script for
+    few, many = commands(2), commands(12)
+    assert [(more - less) / 10 for less, more in zip(few, many, strict=True)] == [1, 31]
+    assert outcomes("fine-11-12") == ["ok"]
 
 
 def test_a_run_that_arrives_together_with_the_signal_is_handed_back(database, redis, monkeypatch):
