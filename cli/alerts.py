@@ -12,7 +12,7 @@ import config
 import db
 from cli.arguments import DURATION, EMAIL, number, one_user_or_new
 from cli.output import json_option, show, when
-from domain.alerts import DIRECTIONS, PERCENT, Rule, fires_again
+from domain.alerts import DIRECTIONS, PERCENT, Rule, describe, fires_again
 from domain.measures import BARS, MEASURES, TYPES, of_name
 from domain.spans import span
 from models import alerts as store
@@ -252,21 +252,6 @@ def _near(row: dict[str, Any]) -> dict[str, str]:
         "received": when(row["received_at"]),
         "happened": f"{when(row['happened_at'])}, {span(date - row['happened_at'])} before",
     }
-
-
-def describe(row: dict[str, Any]) -> str:
-    """`BTCUSD above 97000`, `XAUUSD crosses 4000 (up), once per bar of 1h`, `AAPL rsi14 of 1d above 70`."""
-    measure = "" if row["measure"] == "price" else f" {row['measure']}"
-    bar = f" of {row['bar']}" if row["bar"] and row["frequency"] not in ("bar", "close") else ""
-    level = f" {row['level']:f}" if row["condition"] not in ("happens", "within") else ""
-    if row["condition"] == "within":
-        level = f" {span(timedelta(seconds=float(row['level'])))}" if row["level"] < 1e9 else f" {row['level']:f} s"
-    if row["base"]:
-        level += f" % since {row['base']}"
-    way = f" ({row['direction']})" if row["direction"] else ""
-    often = {"bar": f", once per bar of {row['bar']}", "close": f", at the close of each bar of {row['bar']}"}
-    every = f", every time with {span(row['cooldown'])} between" if row["cooldown"] else ""
-    return f"{row['subject']}{measure}{bar} {row['condition']}{level}{way}{often.get(row['frequency'], '')}{every}"
 
 
 def valued(row: dict[str, Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
 from domain.measures import BARS, BASE, Measure, change_of, closes_of
+from domain.spans import span
 from domain.watches import EPOCH, Aim, Seen, Watch, step
 
 VERSION = 1  # of what rules mean; each trigger keeps the one that decided it
@@ -156,6 +157,25 @@ def aim(rule: Rule, measure: Measure, base: Decimal | None = None, tick_size: De
 _SIDES = {"above": "up", "happens": "up", "below": "down", "within": "date"}
 
 
+def describe(asked: Mapping[str, Any]) -> str:
+    """`BTCUSD above 97000`, `XAUUSD crosses 4000 (up), once per bar of 1h`, `AAPL rsi14 of 1d above 70`."""
+    measure = "" if asked["measure"] == "price" else f" {asked['measure']}"
+    bar = f" of {asked['bar']}" if asked["bar"] and asked["frequency"] not in ("bar", "close") else ""
+    level = f" {asked['level']:f}" if asked["condition"] not in ("happens", "within") else ""
+    if asked["condition"] == "within":
+        level = (
+            f" {span(timedelta(seconds=float(asked['level'])))}" if asked["level"] < 1e9 else f" {asked['level']:f} s"
+        )
+    if asked["base"]:
+        level += f" % since {asked['base']}"
+    way = f" ({asked['direction']})" if asked["direction"] else ""
+    often = {"bar": f", once per bar of {asked['bar']}", "close": f", at the close of each bar of {asked['bar']}"}
+    every = f", every time with {span(asked['cooldown'])} between" if asked["cooldown"] else ""
+    return (
+        f"{asked['subject']}{measure}{bar} {asked['condition']}{level}{way}{often.get(asked['frequency'], '')}{every}"
+    )
+
+
 def fires_again(rule: Mapping[str, Any], waited: Mapping[str, Any], value: Decimal, happened_at: datetime) -> bool:
     """Whether what a trigger has kept of its alert and of what that waited for comes to the same answer.
 
@@ -163,17 +183,18 @@ def fires_again(rule: Mapping[str, Any], waited: Mapping[str, Any], value: Decim
     """
     if rule["version"] != VERSION:
         raise ValueError(f"it was decided by rules of version {rule['version']}, and this code knows {VERSION}")
+    rule = kept(rule)
     if rule["side"] == "date":
-        return happened_at >= EPOCH + timedelta(seconds=float(value - Decimal(rule["target"])))
+        return happened_at >= EPOCH + timedelta(seconds=float(value - rule["target"]))
     aimed = Aim(
         rule["side"],
-        Decimal(rule["target"]),
+        rule["target"],
         rule["condition"] == "crosses",
-        Decimal(rule["band"]),
-        _known(Decimal, rule.get("way_back")),
+        rule["band"],
+        rule["way_back"],
         rule["frequency"],
-        rule.get("bar"),
-        _known(lambda seconds: timedelta(seconds=float(seconds)), rule.get("cooldown")),
+        rule["bar"],
+        rule["cooldown"],
     )
     watch = Watch(
         waited["direction"],
@@ -182,6 +203,19 @@ def fires_again(rule: Mapping[str, Any], waited: Mapping[str, Any], value: Decim
         since=_known(datetime.fromisoformat, waited.get("since")),
     )
     return step(aimed, watch, Seen(happened_at, value), _known(datetime.fromisoformat, waited.get("fired_at"))).fires
+
+
+def kept(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule as a trigger has kept it: its numbers and lengths of time are text there. Raises KeyError, ValueError."""
+    numbers = {name: _known(_number, rule[name]) for name in ("level", "target", "band", "way_back")}
+    return {**rule, **numbers, "cooldown": _known(lambda text: timedelta(seconds=float(text)), rule["cooldown"])}
+
+
+def _number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is no number") from None
 
 
 def _known(read: Any, text: str | None) -> Any:

@@ -6,12 +6,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from domain.spans import span
+from domain.alerts import describe, kept
+from domain.spans import whole
 
 LONGEST_TEXT = 500  # characters of one title, label or value
 MOST_LINES = 20  # of a part of a message
@@ -101,32 +102,32 @@ def together(leader: Mapping[str, Any], others: Sequence[Mapping[str, Any]], uns
 
 def of_alert(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The details of an alert that fired."""
-    if data["rule"]["condition"] == "within":
-        return of_date(data)
-    happened_at = datetime.fromisoformat(data["happened_at"])
-    delay = (datetime.fromisoformat(data["received_at"]) - happened_at).total_seconds()
-    rule = data["rule"]
-    before = f", before it {data['previous']}" if data["previous"] else ""
-    way = f", {rule['direction']}" if rule.get("direction") else ""
-    about = data["subject"] if data["stream"] == "price" else f"{data['subject']} {data['stream']}"
-    touched = [("Touched", f"{data['touches']} times since the last message")] if data["touches"] else []
-    return [
-        ("Price" if data["stream"] == "price" else "Value", f"{data['value']} from {data['source']}{before}"),
-        ("Time", {"at": data["happened_at"]}),
-        ("Known here", f"{delay:.0f} s later"),
-        *touched,
-        (f"Alert {data['alert_id']}", f"{about} {rule['condition']} {rule['level']}{way}"),
-    ]
+    rule = kept(data["rule"])
+    told = of_date(data) if rule["condition"] == "within" else of_value(data, rule["condition"] == "happens")
+    return [*told, (f"Alert {data['alert_id']}", describe({**rule, "subject": data["subject"]}))]
 
 
 def of_date(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The details of a date that is near: a day is the same in every zone, the start of a match is not."""
-    date, lead = datetime.fromtimestamp(float(data["value"]), UTC), timedelta(seconds=float(data["rule"]["level"]))
+    """A date that is near: a day is the same in every zone, the start of a match is not."""
+    date = datetime.fromtimestamp(float(data["value"]), UTC)
     return [
         ("Date", f"{date:%d %b %Y}" if data["stream"].endswith("_date") else {"at": date.isoformat()}),
         ("From", data["source"]),
         ("Known here", {"at": data["received_at"]}),
-        (f"Alert {data['alert_id']}", f"{data['subject']} {data['stream']} within {span(lead)}"),
+    ]
+
+
+def of_value(data: Mapping[str, Any], is_event: bool) -> list[tuple[str, Any]]:
+    """A value that was reached, or what happened: the title tells what."""
+    delay = datetime.fromisoformat(data["received_at"]) - datetime.fromisoformat(data["happened_at"])
+    before = f", before it {data['previous']}" if data["previous"] else ""
+    value = ("Price" if data["stream"] == "price" else "Value", f"{data['value']} from {data['source']}{before}")
+    touched = [("Touched", f"{data['touches']} times since the last message")] if data["touches"] else []
+    return [
+        ("From", data["source"]) if is_event else value,
+        ("Time", {"at": data["happened_at"]}),
+        ("Known here", f"{whole(delay)} later"),
+        *touched,
     ]
 
 

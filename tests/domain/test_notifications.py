@@ -13,7 +13,10 @@ DATA = {
     "alert_id": 12, "subject": "BTCUSD", "stream": "price", "value": "97012.5", "touches": 0,
     "previous": "96990", "source": "binance",
     "happened_at": "2026-11-23T12:00:05+00:00", "received_at": "2026-11-23T12:00:06+00:00",
-    "rule": {"condition": "crosses", "level": "97000", "direction": "up"},
+    "rule": {
+        "condition": "crosses", "level": "97000", "direction": "up", "measure": "price", "frequency": "once",
+        "bar": None, "base": None, "cooldown": None, "target": "97000", "band": "0", "way_back": "194",
+    },
 }  # fmt: skip
 
 
@@ -33,13 +36,27 @@ def test_a_message_tells_price_rule_and_times_in_the_users_zone():
         ("Price", "97012.5 from binance, before it 96990"),
         ("Time", "23 Nov 2026 19:00:05 +07"),
         ("Known here", "1 s later"),
-        ("Alert 12", "BTCUSD crosses 97000, up"),
+        ("Alert 12", "BTCUSD crosses 97000 (up)"),
     ]
+
+
+def test_a_message_names_the_rule_in_words_and_of_an_event_no_number():
+    percent = {"condition": "percent_up", "level": "1.5", "direction": None, "base": "24h", "frequency": "every",
+               "cooldown": "7200.000000"}  # fmt: skip
+    data = {**DATA, "stream": "price/24h", "received_at": "2026-11-23T18:00:05+00:00", "touches": 3}
+    assert said({**data, "rule": {**DATA["rule"], **percent}}, kind="alert")[2:] == [
+        ("Known here", "6 h later"), ("Touched", "3 times since the last message"),
+        ("Alert 12", "BTCUSD percent_up 1.5 % since 24h, every time with 2 h between"),
+    ]  # fmt: skip
+    mention = {"condition": "happens", "level": "0", "direction": None, "measure": "mention"}
+    found = said({**DATA, "stream": "mention", "rule": {**DATA["rule"], **mention}}, kind="alert")
+    assert (found[0], found[-1]) == (("From", "binance"), ("Alert 12", "BTCUSD mention happens"))
 
 
 def test_a_message_about_a_date_tells_the_day_or_the_instant_in_the_users_zone():
     date = {**DATA, "subject": "AAPL", "stream": "report_date", "value": "1797379200", "source": "finnhub",
-            "rule": {"condition": "within", "level": "604800", "side": "date"}}  # fmt: skip
+            "rule": {**DATA["rule"], "condition": "within", "level": "604800", "direction": None,
+                     "measure": "report_date"}}  # fmt: skip
     assert said(date, kind="alert", zone="America/New_York") == [
         ("Date", "16 Dec 2026"), ("From", "finnhub"), ("Known here", "23 Nov 2026 07:00:06 EST"),
         ("Alert 12", "AAPL report_date within 7 d"),
@@ -65,6 +82,7 @@ def test_a_zone_that_does_not_exist_is_read_as_utc():
     "data",
     [
         {**DATA, "rule": {}},
+        {**DATA, "rule": {**DATA["rule"], "level": "many"}},
         {"details": [["one"]]},
         {"details": [["at", {"at": "yesterday"}]]},
         {"details": 5},
