@@ -132,11 +132,9 @@ def of_value(data: Mapping[str, Any], is_event: bool) -> list[tuple[str, Any]]:
 
 
 def section(part: Mapping[str, Any], here: tzinfo) -> Section:
-    """A part of a digest: `{"title": …, "lines": [[label, value, series?], …]}`."""
-    lines = part["lines"]
-    return Section(
-        inert(part["title"]), tuple(line(each, here) for each in lines[:MOST_LINES]), len(lines[MOST_LINES:])
-    )
+    """A part of a digest: `{"title": …, "lines": [[label, value, series?], …], "more": lines left out already}`."""
+    told, more = part["lines"][:MOST_LINES], part.get("more", 0) + len(part["lines"][MOST_LINES:])
+    return Section(inert(part["title"]), tuple(line(each, here) for each in told), more)
 
 
 def line(parts: Sequence[Any], here: tzinfo) -> Line:

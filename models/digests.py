@@ -122,16 +122,18 @@ def _day(digest: dict[str, Any]) -> date:
 
 Sections = Callable[[Sequence[int], datetime, datetime], dict[int, dict[str, Any]]]
 
+# What a user follows: whatever they have an alert on, watch or hold.
+_FOLLOWED = """
+  select user_id, subject as symbol from alert
+  where user_id = any(%s) and status in ('active', 'triggered', 'paused')
+  union select user_id, symbol from watchlist_item where user_id = any(%s) and active
+  union select user_id, symbol from portfolio_item where user_id = any(%s) and quantity > 0
+"""
+
 
 def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
     """What the symbols did that a user follows, with a picture, those that moved most first; none without a price."""
-    followed = db.rows(
-        """select user_id, subject from alert
-           where user_id = any(%s) and stream = 'price' and status in ('active', 'triggered', 'paused')
-           union select user_id, symbol from watchlist_item where user_id = any(%s) and active
-           union select user_id, symbol from portfolio_item where user_id = any(%s) and quantity > 0""",
-        *[list(users)] * 3,
-    )
+    followed = db.rows(_FOLLOWED, *[list(users)] * 3)
     series = _prices(sorted({symbol for _, symbol in followed}), since, until)
     lines: dict[int, list[tuple[Decimal, list[Any]]]] = {}
     for user, symbol in followed:
@@ -173,32 +175,30 @@ def _prices(symbols: Sequence[str], since: datetime, until: datetime) -> dict[st
 def fired(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
     """The alerts that fired, the newest first."""
     found = db.rows(
-        """select u.id, n.created_at, n.title from unnest(%s::bigint[]) as u(id) cross join lateral (
-             select created_at, title from notification
+        """select u.id, n.created_at, n.title, n.every from unnest(%s::bigint[]) as u(id) cross join lateral (
+             select created_at, title, count(*) over () as every from notification
              where user_id = u.id and starts_with(key, 'trigger-') and created_at > %s and created_at <= %s
              order by id desc limit %s) n""",
         *(list(users), since, until, MOST_ALERTS),
     )
     parts: dict[int, dict[str, Any]] = {}
-    for user, at, title in found:
-        part = parts.setdefault(user, {"title": "Alerts that fired", "lines": []})
+    for user, at, title, every in found:
+        part = parts.setdefault(user, {"title": "Alerts that fired", "lines": [], "more": max(0, every - MOST_ALERTS)})
         part["lines"].append([{"at": at.isoformat()}, title])
     return parts
 
 
 def coming(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
-    """Earnings and dividends of the next days, of what a user watches or holds."""
+    """Earnings and dividends of the next days, of what a user follows."""
     found = db.rows(
-        """select w.user_id, e.on_date, w.symbol, e.what from (
-             select user_id, symbol from watchlist_item where user_id = any(%s) and active
-             union select user_id, symbol from portfolio_item where user_id = any(%s) and quantity > 0) w
+        f"""select w.user_id, e.on_date, w.symbol, e.what from ({_FOLLOWED}) w
            join (select symbol, report_on as on_date, 'reports earnings' || coalesce(' ' || hour, '') as what
                  from earnings_report where report_on between %s and %s
                  union all
                  select symbol, ex_on, 'goes ex dividend of ' || trim_scale(amount)
                  from dividend where ex_on between %s and %s) e using (symbol)
            order by e.on_date, w.symbol""",
-        *[list(users)] * 2,
+        *[list(users)] * 3,
         *[until.date(), until.date() + COMING] * 2,
     )
     parts: dict[int, dict[str, Any]] = {}

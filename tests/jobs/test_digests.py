@@ -8,6 +8,7 @@ import pytest
 from peewee import IntegrityError
 
 import db
+from domain.notifications import section
 from domain.prices import Price
 from jobs.digests import build_digests
 from models import digests, notifications, prices
@@ -117,12 +118,11 @@ def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(d
     for hours, value in ((23, 100), (12, 90), (1, 110)):
         at = NOON - timedelta(hours=hours)
         prices.record([Price("BTCUSD", Decimal(value), at, "binance"), Price("XAUUSD", Decimal(4000), at, "x")], {}, at)
-    for symbol in ("BTCUSD", "XAUUSD", "EURUSD"):
+    for symbol, stream in (("BTCUSD", "price"), ("XAUUSD", "rsi14@1d"), ("EURUSD", "price")):
         db.rows(
             """insert into alert (user_id, subject, condition, level, status, stream, target)
-               values (%s, %s, 'above', 1, 'active', 'price', 1)""",
-            ann,
-            symbol,
+               values (%s, %s, 'above', 1, 'active', %s, 1)""",
+            *(ann, symbol, stream),
         )
     run()
     ((*_, data),) = told()
@@ -159,6 +159,16 @@ def test_what_was_told_of_alerts_without_one_that_fired_is_left_out(database):
     run()
     ((*_, data),) = told()
     assert [line[1] for line in data["sections"][0]["lines"]] == ["BTCUSD is at 2"]
+
+
+def test_of_more_alerts_than_are_named_it_is_said_how_many_there_were(database, monkeypatch):
+    monkeypatch.setattr(digests, "MOST_ALERTS", 2)
+    ann = wants("ann")
+    for n in range(5):
+        fire(ann, f"alert {n}")
+    run()
+    ((*_, data),) = told()
+    assert section(data["sections"][0], UTC).more == 3
 
 
 def titles() -> list[list[str]]:
