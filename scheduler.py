@@ -147,13 +147,14 @@ class Scheduler(RqScheduler):
                 news = self._listen()
                 self.look()
                 wait = 0.1
-                log.info("scheduler=%s keeps %d entries", self.name, len(self.states)) if not burst else None
+                log.info("scheduler=%s keeps %d entries", self.name, len(self.states))
                 while not self.stopping:
                     self._turn()
                     outages.ended(outages.REDIS_AWAY)
                     if burst and not self._due():
-                        return
-                    self._sleep(news)
+                        self.stopping = True
+                    else:
+                        self._sleep(news)
             except (RedisError, OSError, Unknown) as failure:
                 self.is_new = True
                 outages.began(outages.POSTGRESQL_AWAY if isinstance(failure, Unknown) else outages.REDIS_AWAY, failure)

@@ -82,7 +82,8 @@ class Entry:
 
     def fields(self, override: dict[str, Any]) -> dict[str, str]:
         """What Redis holds of the entry; `override` is the operator's `{cadence, paused}`."""
-        when, source = self.declared()
+        declared, source = self.declared()
+        when = declared
         if override.get("cadence"):
             when, source = cadence(override["cadence"]), "operator"
         spec = self.spec
@@ -90,7 +91,7 @@ class Entry:
         return {
             "cadence": str(when),
             "source": source,
-            "declared": str(self.declared()[0]),
+            "declared": str(declared),
             "paused": "1" if override.get("paused") else "0",
             "data": json.dumps([spec.path, None, list(self.args), self.kwargs]),
             "description": f"{spec.path}({text})",
@@ -145,14 +146,13 @@ def declaration(entry: Entry, override: dict[str, Any], now: datetime) -> dict[s
     """
     fields = entry.fields(override)
     when = cadence(fields["cadence"])
-    meta = {"cadence": fields["cadence"]}
     return {
         "id": entry.id,
         "due": steps.milliseconds(when.after(override.get("last_due_at") or now)),
         "fresh": steps.milliseconds(when.after(now)),
         "version": int(override.get("version") or 0),
         "fields": fields,
-        "meta": json.dumps(meta),
+        "meta": json.dumps({"cadence": fields["cadence"]}),
     }
 
 

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from peewee import DatabaseError, InterfaceError
@@ -17,7 +16,7 @@ import db
 import events
 from engine import outages, steps
 from engine.outcome import Refused, is_full, sqlstate
-from engine.payload import UNREADABLE, unpacked
+from engine.payload import UNREADABLE, milliseconds, unpacked
 from models import runs
 
 if TYPE_CHECKING:
@@ -85,9 +84,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write(redis: Redis, limit: int = BATCH) -> int:
-    """Move up to `limit` lines into PostgreSQL; writing a line twice is writing it once."""
-    entries: list[tuple[bytes, dict[bytes, bytes]]] = redis.xrange(steps.RUNS, count=limit)  # type: ignore[assignment]
+def write(redis: Redis) -> int:
+    """Move up to BATCH lines into PostgreSQL; writing a line twice is writing it once."""
+    entries: list[tuple[bytes, dict[bytes, bytes]]] = redis.xrange(steps.RUNS, count=BATCH)  # type: ignore[assignment]
     if entries:
         for lines in _portions([_text(fields) for _, fields in entries]):
             _write(lines)
@@ -130,15 +129,8 @@ def _text(fields: dict[bytes, bytes]) -> str:
         call = UNREADABLE
     row.update(job=call.path, args={"args": call.args, "kwargs": call.kwargs})
     row["entry"] = row.get("entry") or call.path.rpartition(".")[2]
-    row["due"] = row.get("due") or _milliseconds(row.get("enqueued")) or row["ended"]
+    row["due"] = row.get("due") or milliseconds(row.get("enqueued") or "") or row["ended"]
     return line(row)
-
-
-def _milliseconds(text: str | None) -> int | None:
-    try:
-        return steps.milliseconds(datetime.fromisoformat(text or ""))
-    except (ValueError, OverflowError):
-        return None
 
 
 def _write(lines: list[str]) -> None:

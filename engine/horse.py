@@ -77,7 +77,7 @@ class Horse:
         queues.should_yield = lambda: False
         finished = NOTHING
         while True:
-            old = self.old()
+            old = self._is_old()
             take = NO_QUEUE if self.stopping or old else self.wanted
             state, run = self._step(finished, take)
             finished = NOTHING
@@ -97,7 +97,7 @@ class Horse:
     def _stop(self, *_: object) -> None:
         self.stopping = True
 
-    def old(self) -> bool:
+    def _is_old(self) -> bool:
         """Whether a fresh horse should take over, or the work is done."""
         if self.max_jobs is not None and self.board.count >= self.max_jobs:
             return True
@@ -164,27 +164,8 @@ class Horse:
         finally:
             self.board.clear()
         took = time.perf_counter() - clock
-        row = {
-            "entry": run.entry or call.path.rpartition(".")[2] or run.id,
-            "run": run.id,
-            "job": call.path,
-            "queue": run.queue,
-            "args": {"args": call.args, "kwargs": call.kwargs},
-            "due": run.due,
-            "attempt": run.attempt,
-            "enqueued": run.enqueued,
-            "started": run.started,
-            "ended": run.started + took * 1000,
-            "outcome": outcome.name,
-            "counts": outcome.counts,
-            "worker": self.worker,
-            "error": outcome.error,
-            "fingerprint": outcome.fingerprint,
-            "version": settings.code_version,
-            "dead": outcome.dead,
-        }
         self.line.meanwhile = partial(self._say, run, call.path, outcome, took)
-        return json.dumps(_finish(run, outcome, took)), history.line(row)
+        return json.dumps(_finish(run, outcome, took)), history.line(self._row(run, call, outcome, took))
 
     def _attempt(self, run: Run, job: queues.Job, call: Call) -> Outcome:
         """Call the function; whatever it raises becomes an outcome, `except` for what ends the process."""
@@ -260,6 +241,28 @@ class Horse:
         signal.signal(signal.SIGALRM, self._expire)  # a job may have put its own there
         if self.keeper.keep():
             self.last_query = self.flushed  # so long ago at the most, the database answered
+
+    def _row(self, run: Run, call: Call, outcome: Outcome, took: float) -> dict[str, Any]:
+        """What the run's history will tell, see models/runs.py."""
+        return {
+            "entry": run.entry or call.path.rpartition(".")[2] or run.id,
+            "run": run.id,
+            "job": call.path,
+            "queue": run.queue,
+            "args": {"args": call.args, "kwargs": call.kwargs},
+            "due": run.due,
+            "attempt": run.attempt,
+            "enqueued": run.enqueued,
+            "started": run.started,
+            "ended": run.started + took * 1000,
+            "outcome": outcome.name,
+            "counts": outcome.counts,
+            "worker": self.worker,
+            "error": outcome.error,
+            "fingerprint": outcome.fingerprint,
+            "version": settings.code_version,
+            "dead": outcome.dead,
+        }
 
     def _say(self, run: Run, path: str, outcome: Outcome, took: float) -> None:
         late = max(0, run.started - run.due)

@@ -51,7 +51,7 @@ def of_exception(failure: BaseException, tried: int, tries: int, attempt: int = 
 
     `tried` counts the tries so far, this one included. The wait doubles with each try, with jitter,
     and is never shorter than what the service asked for. A server that is full or takes no writes is
-    nobody's failure: the run waits for it, for hours if need be, and uses up no try.
+    nobody's failure: the run waits for it, for more than an hour if need be, and uses up no try.
     """
     words = _words(failure)
     trace = _writable(redact("".join(traceback.format_exception(failure)))[-8000:])

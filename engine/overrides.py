@@ -31,7 +31,7 @@ class Overrides:
         self.reader: threading.Thread | None = None
 
     def read(self, *, at_once: bool = False, patience: float = PATIENCE) -> dict[str, dict[str, Any]] | None:
-        """The rows by entry, some minutes old at the most while PostgreSQL answers; None while it never did.
+        """The rows by entry, a minute old or two while PostgreSQL answers; None while it never did.
 
         `at_once`: as they are now; None if they do not come within `patience` seconds.
         """

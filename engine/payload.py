@@ -75,7 +75,7 @@ def read(reply: list[Any], execution: str) -> Run:
     run_id, queue, now, attempt, too_large, h = reply
     data, due, entry, tried, tries, limits, timeout, enqueued, created = h[:9]
     enqueued_text = _text(enqueued or created)
-    enqueued_ms = _milliseconds(enqueued_text)
+    enqueued_ms = milliseconds(enqueued_text)
     return Run(
         id=_text(run_id),
         queue=_text(queue),
@@ -112,7 +112,8 @@ def _whole(value: bytes | None) -> int | None:
     return number if abs(number) < 2**53 else None
 
 
-def _milliseconds(text: str) -> int | None:
+def milliseconds(text: str) -> int | None:
+    """Unix milliseconds of an instant as rq writes it; None for anything else."""
     try:
         return steps.milliseconds(datetime.fromisoformat(text))  # without a zone it is this machine's
     except (ValueError, OverflowError):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import history, steps
-from engine.steps import SCHEDULERS
 from queues import QUEUES
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def depths(redis: Redis) -> list[Depth]:
 
 def schedulers(redis: Redis) -> list[Member]:
     """Schedulers heard of lately."""
-    return [m for m in _members(redis, SCHEDULERS) if m.silent * 1000 < ALIVE_MS]
+    return [m for m in _members(redis, steps.SCHEDULERS) if m.silent * 1000 < ALIVE_MS]
 
 
 def workers(redis: Redis) -> list[Member]:

@@ -5,8 +5,10 @@ Keys of ours: `nightdesk:entry:<id>` (the truth about an entry; with `:run`, wha
 (last beats), `nightdesk:running:<limit>` and `nightdesk:waiting:<limit>` (concurrency limits; `nightdesk:limits` has
 those that somebody waits for), `nightdesk:pulse` (since when somebody was heard of without a gap),
 `nightdesk:dead:<worker>` (it was given up), `nightdesk:removed` (entries that a release removed), `nightdesk:parents`
-(ended jobs of rq's with dependents), the channels `nightdesk:wake` and `nightdesk:schedule`. Everything else is rq's
-and rq-scheduler's own data model.
+(ended jobs of rq's with dependents), `nightdesk:measured` and `nightdesk:metrics` (what runs measured, and its sums),
+`nightdesk:schedulers` (when each looked last), `nightdesk:schedule_stopped` (since when), `nightdesk:scan` and
+`nightdesk:suspects` (see lost.py), `nightdesk:room` (a full server refuses to write it), the channels `nightdesk:wake`
+and `nightdesk:schedule`. Everything else of the engine's is rq's and rq-scheduler's own data model.
 """
 
 from __future__ import annotations
@@ -140,7 +142,6 @@ def enqueue(
     tries: int,
     limits: str = "",
     attempt: int = 0,
-    at_front: bool = False,
 ) -> str:
     """Enqueue one run outside the schedule (run now, retry of a dead letter); returns its id."""
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -162,7 +163,7 @@ def enqueue(
     with redis.pipeline(transaction=True) as pipe:
         pipe.hset(f"rq:job:{run_id}", mapping=fields)  # type: ignore[arg-type]
         pipe.sadd("rq:queues", f"rq:queue:{queue}")
-        (pipe.lpush if at_front else pipe.rpush)(f"rq:queue:{queue}", run_id)
+        pipe.rpush(f"rq:queue:{queue}", run_id)
         pipe.publish(WAKE, queue)
         pipe.execute()
     return run_id

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -51,7 +52,7 @@ class Worker(RqWorker):
 
     def __init__(self, queue_names: Any, name: str | None = None, **options: Any) -> None:
         """As rq's; the connection is ours (explicit retries), the serializer is JSON whatever is asked."""
-        options.update(connection=db.redis(), serializer="json", worker_ttl=KEY_TTL - 60)
+        options.update(connection=db.redis(), serializer="json", worker_ttl=KEY_TTL - 60)  # rq adds 60
         given = [queue_names] if isinstance(queue_names, str) else queue_names
         super().__init__([getattr(queue, "name", queue) for queue in given], name=name, **options)
         # Nothing here may wait for long: signals and time-outs are to be seen to.
@@ -119,11 +120,9 @@ class Worker(RqWorker):
                 return
             if self._stopping():
                 return
-            silence = None if beat is None else steps.now(self.connection) - beat
-            is_ahead = (
-                silence is not None and silence < -DEAD_AFTER * 1000
-            )  # the clock was set back: see whether it beats
-            if silence is None or silence > DEAD_AFTER * 1000 or (is_ahead and beat == before):
+            silence = math.inf if beat is None else (steps.now(self.connection) - beat) / 1000
+            # A beat that is ahead of us was made before the clock was set back: see whether there is another.
+            if silence > DEAD_AFTER or (silence < -DEAD_AFTER and beat == before):
                 steps.rescue(self.connection, self.name, "its worker died")
                 self.connection.delete(self.key)
             else:
