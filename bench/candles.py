@@ -2,7 +2,7 @@
 
 python -m bench.candles [--pairs 1000] [--before 2000000] [--trades 13300] [--rounds 9] [--peer 10] [--kept 3650]
 
-*build* is `models.buckets.build` from its first statement to its commit: finding the new trades, and adding them to
+*build* is `models.building.build` from its first statement to its commit: finding the new trades, and adding them to
 the candles. *floor* is to read the new trades and to write as many candles as changed, with numbers that are there
 already. *late* is a build of 1,000 trades spread over the time before, whose buckets are made anew, and *none* one
 without new trades; *first* is that too, as the first thing in a connection, as in a job. The peer is what most
@@ -24,7 +24,7 @@ from statistics import median
 import db
 from bench import scratch, tape
 from domain.candles import INTERVALS
-from models import buckets, feeds
+from models import building, feeds
 
 TARGET_MS = 150.0
 MINUTE = timedelta(minutes=1)
@@ -64,7 +64,7 @@ def took(work: Callable[[], object]) -> float:
 
 
 def build() -> None:
-    list(buckets.build(feeds.TRADE, datetime.now(UTC)))
+    list(building.build(feeds.TRADE, datetime.now(UTC)))
 
 
 def first_build() -> float:

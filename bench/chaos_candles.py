@@ -28,7 +28,7 @@ from decimal import Decimal
 import db
 from bench import scratch, tape
 from bench.tape import DATA, Print
-from models import buckets, feeds, tickers
+from models import building, feeds, tickers
 
 SPAN = timedelta(days=40)
 DAY = timedelta(hours=24)
@@ -42,7 +42,7 @@ def build() -> None:
     with db.database.connection_context():
         while True:
             now = datetime.now(UTC)
-            for _ in buckets.build(feeds.TRADE, now):
+            for _ in building.build(feeds.TRADE, now):
                 pass
             tickers.advance(now)
             time.sleep(0.01)
@@ -108,7 +108,7 @@ def campaign(desk: scratch.Desk, arriving: list[Print], kills: int, dice: random
             running.append(kill(desk, running.pop(dice.randrange(2)), dice))
     desk.stop(*running)
     scratch.wait_for(lambda: db.rows(OTHERS) == [(0,)])  # what they were at ends with their last statements
-    for _ in buckets.build(feeds.TRADE, datetime.now(UTC)):
+    for _ in building.build(feeds.TRADE, datetime.now(UTC)):
         pass
     return list(valid.values())
 
@@ -164,7 +164,7 @@ def wrong_seconds(seconds: int) -> int:
         end = bisect_right(times, now)
         tape.insert(prints[written:end]) if end > written else None
         written = end
-        for _ in buckets.build(feeds.TRADE, now):
+        for _ in building.build(feeds.TRADE, now):
             pass
         tickers.advance(now)
         window = prints[bisect_right(times, now - DAY) : end]
@@ -224,7 +224,7 @@ def whole_tape() -> dict[str, int]:
     prints = list(on_tape())
     for n in range(0, len(prints), 20_000):
         tape.insert(prints[n : n + 20_000])
-    for _ in buckets.build(feeds.TRADE, datetime.now(UTC)):
+    for _ in building.build(feeds.TRADE, datetime.now(UTC)):
         pass
     return {"tape as it was": wrong_candles(prints)}
 

@@ -19,7 +19,7 @@ from statistics import median
 import db
 from bench import scratch, tape
 from bench.candles import settle, took
-from models import buckets, feeds, tickers
+from models import building, feeds, tickers
 
 TARGET_MS, TARGET_GROWTH = 50.0, 1.2
 STEP = timedelta(seconds=5)
@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace, size: int) -> dict[str, float]:
     for number in range(1, rounds + 1):
         before, at = now + (number - 1) * STEP, now + number * STEP
         tape.trade(pairs, trades, before, STEP)
-        for _ in buckets.build(feeds.TRADE, at):
+        for _ in building.build(feeds.TRADE, at):
             pass
         times["floor"].append(undone(FLOOR, before - DAY, at - DAY))
         begin = time.perf_counter()

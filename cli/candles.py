@@ -12,7 +12,7 @@ import db
 from cli.arguments import INSTANT
 from cli.output import json_option, show
 from domain.candles import INTERVALS, LENGTHS, start
-from models import buckets
+from models import buckets, building
 from models import candles as store
 
 COLUMNS = {
@@ -92,7 +92,7 @@ def _up_to_date(symbol: str) -> str:
     feed = store.feed_of(symbol)
     if feed is None:
         raise click.ClickException(f"{symbol} is neither a pair nor followed: see `nightdesk prices list`")
-    list(buckets.build(feed, datetime.now(UTC)))
+    list(building.build(feed, datetime.now(UTC)))
     return feed
 
 

@@ -12,7 +12,7 @@ import config
 import db
 import events
 from domain.candles import CACHE_KEY, snapshot, start
-from models import buckets, candles, feeds, partitions
+from models import buckets, building, candles, feeds, partitions
 from queues import DEFAULT, LOW, batches, job
 
 CACHED_FOR = 60  # seconds after the last change
@@ -25,7 +25,7 @@ def build_candles(due_at: datetime) -> dict[str, int]:
     now = datetime.now(UTC)  # what has happened until now is looked at, however late the run is
     counts: Counter[str] = Counter()
     for feed in feeds.FEEDS:
-        for batch in batches(buckets.build(feed, now)):
+        for batch in batches(building.build(feed, now)):
             counts.update({feed: batch.rows, "changed": batch.changed, "too_late": batch.too_late})
             show(batch.symbols)
     return dict(counts)

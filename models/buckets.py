@@ -1,4 +1,4 @@
-"""Building candles in all nine intervals: what comes in order is added, what is late or corrected made anew."""
+"""Buckets in all nine intervals as their trades or ticks say: made anew, compared with what stands there, mended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from domain.candles import BELOW_A_DAY, INTERVALS, LENGTHS, ROLL_UP
 from models import events, feeds
 from models.events import Position
 
-ROWS = 50_000  # so many new trades or ticks are looked at in one transaction
+BY_KEY = "set local enable_seqscan = off"  # everything is found by key, also while there are no statistics yet
 
 
 class Buckets(NamedTuple):
@@ -21,112 +21,6 @@ class Buckets(NamedTuple):
     starts: str
     since: datetime  # of the first
     until: datetime  # of the last, at its end
-
-
-class Batch(NamedTuple):
-    """What one transaction did."""
-
-    rows: int  # new trades or ticks
-    symbols: list[str]  # whose candles changed
-    changed: int  # candles
-    too_late: int  # rows from before the feed's kept_from, which change nothing
-
-
-def build(feed: str, now: datetime) -> Iterator[Batch]:
-    """Bring what is new in a feed into the candles, in one transaction per batch, until nothing is left.
-
-    The position moves in the transaction of the candles; of two builds at once one ends without doing anything.
-    """
-    more = True
-    while more:
-        with db.transaction():
-            position = events.hold(f"build_candles.{feed}")
-            if position is None:
-                return  # another build is at it
-            if feed == feeds.TRADE:
-                feeds.look(feed, now)
-            else:
-                feeds.note_failures(now)
-            batch, more = _build_page(feed, position)
-        yield batch
-
-
-def _build_page(feed: str, start: Position) -> tuple[Batch, bool]:
-    """One batch behind `start`, and whether there may be more."""
-    db.rows(_BY_KEY)
-    values = {"xid": str(start.xid), "id": start.id, "limit": ROWS, "intervals": list(INTERVALS)}
-    ((rows, xid, id_, names, added, too_late, is_held_back, *late),) = db.database.execute_sql(_ADD[feed], values)
-    end = Position(xid, id_) if rows else start
-    changed = added + (rebuild(feed, Buckets(*late), end) if late[0] else 0)
-    if rows:
-        events.move(f"build_candles.{feed}", end)
-    is_full = rows == ROWS
-    if not is_full and not is_held_back:
-        db.rows("update candle_feed set built_until = looked_at where feed = %s", feed)
-    return Batch(rows, names if changed else [], changed, too_late), is_full
-
-
-_BY_KEY = "set local enable_seqscan = off"  # everything is found by key, also while there are no statistics yet
-
-_CORRECTED = """exists (select from trade x where x.symbol = t.symbol and x.traded_at >= t.starts_at
-                     and x.traded_at < t.starts_at + interval '1 minute' and x.corrects is not null)"""
-
-# What is new, by position: `(xid, id)` behind the oldest open transaction, so that none that commits late is passed
-# over. If all that is new of a symbol happened after all that its candles have, and nothing is corrected, it is added
-# to them; otherwise its minutes are late, and returned, to be made anew.
-_ADD = {
-    feed: f"""
-    with page as materialized (
-      select x.symbol, x.{column} as at, x.xid, x.id, x.price, {quantity} as quantity, x.received_at from {feed} x
-      where (x.xid, x.id) > (%(xid)s::text::xid8, %(id)s) and x.xid < pg_snapshot_xmin(pg_current_snapshot())
-      order by x.xid, x.id limit %(limit)s
-    ), touched as materialized (
-      select p.symbol, date_bin('1 minute', p.at, timestamptz '2000-01-03 00:00Z') as starts_at,
-             p.at < f.kept_from as too_late, array_agg(p.price order by p.at, p.id) as prices, max(p.price) as high,
-             min(p.price) as low, sum(p.quantity) as volume, sum(p.quantity * p.price) as quote_volume,
-             count(*) as trades, max(p.received_at) as known_at, min(p.at) as first_at, max(p.at) as last_at
-      from page p join candle_feed f on f.feed = '{feed}' {only} group by 1, 2, 3
-    ), fresh as materialized (
-      select t.*, prices[1] as open, prices[cardinality(prices)] as close, count(*) over of as minutes,
-             bool_or(t.first_at <= n.last_at or {corrected}) over of as is_late
-      from touched t left join lateral (select c.last_at from candle c where c.symbol = t.symbol and c."interval" = '1M'
-                                        order by c.starts_at desc limit 1) n on true
-      where not t.too_late window of as (partition by t.symbol)
-    ), news as materialized (
-      select symbol, i."interval", candle_start(i."interval", starts_at) as starts_at, open, high, low, close, volume,
-             quote_volume, trades, known_at, last_at
-      from fresh cross join unnest(%(intervals)s::text[]) as i("interval")
-      where is_late is not true and minutes = 1
-      union all
-      select symbol, i."interval", candle_start(i."interval", starts_at), (array_agg(open order by starts_at))[1],
-             max(high), min(low), (array_agg(close order by starts_at desc))[1], sum(volume), sum(quote_volume),
-             sum(trades)::bigint, max(known_at), max(last_at)
-      from fresh cross join unnest(%(intervals)s::text[]) as i("interval")
-      where is_late is not true and minutes > 1 group by 1, 2, 3
-    ), added as (
-      insert into candle as c (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades,
-                               known_at, last_at)
-      select * from news
-      on conflict (symbol, "interval", starts_at) do update
-      set high = greatest(c.high, excluded.high), low = least(c.low, excluded.low), close = excluded.close,
-          volume = c.volume + excluded.volume, quote_volume = c.quote_volume + excluded.quote_volume,
-          trades = c.trades + excluded.trades, known_at = greatest(c.known_at, excluded.known_at),
-          last_at = excluded.last_at
-    )
-    select (select count(*) from page), last.xid::text::bigint, last.id,
-           (select array_agg(distinct symbol::text) from fresh), (select count(*) from news),
-           (select coalesce(sum(trades), 0)::int from touched where too_late),
-           exists(select from {feed} x where x.xid >= pg_snapshot_xmin(pg_current_snapshot())), late.*
-    from (select array_agg(symbol)::text, array_agg(starts_at)::text, min(starts_at),
-                 max(starts_at) + interval '1 minute' from fresh where is_late) late
-      left join (select xid, id from page order by xid desc, id desc limit 1) last on true
-    """
-    for feed, column, quantity, only, corrected in (
-        (feeds.TRADE, "traded_at", "x.quantity", "", _CORRECTED),
-        # What the exchange here trades has the candles of its trades.
-        (feeds.TICK, "happened_at", "0", "where not exists (select from pair where pair.symbol = p.symbol)", "false"),
-    )
-}
 
 
 def rebuild(feed: str, minutes: Buckets, end: Position) -> int:
@@ -188,9 +82,9 @@ _ALL_OF = {
 def _each_interval(feed: str, minutes: Buckets, end: Position, report: str) -> Iterator[list[tuple[Any, ...]]]:
     """Write what these minutes, and then what is made of them, should be; yields a report of what changed in each."""
     bounds = {"as_of": "infinity", "xid": str(end.xid), "id": end.id, **minutes._asdict()}
-    db.rows(_BY_KEY)
+    db.rows(BY_KEY)
     for interval, lower in (("1m", ""), *ROLL_UP):
-        source = _FROM_RAW[feed] if interval == "1m" else _ROLL_UP[feed]
+        source = FROM_RAW[feed] if interval == "1m" else _ROLL_UP[feed]
         around = {"since": minutes.since - LENGTHS[interval], "until": minutes.until + LENGTHS[interval]}
         values = {**bounds, **around, "interval": interval, "lower": lower}
         yield db.database.execute_sql(_WRITE.format(built=source, report=report), values).fetchall()
@@ -224,7 +118,7 @@ _GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
 )
 """
 
-_FROM_RAW = {
+FROM_RAW = {
     feeds.TRADE: _GROUPED.format(
         touched=_TOUCHED,
         raw="""
@@ -304,56 +198,6 @@ with {built}, news as materialized (
   from news where open is not null and place is null order by symbol, starts_at
 )
 select {report} from news
-"""
-
-
-def as_of(symbol: str, interval: str, since: datetime, until: datetime, at: datetime) -> str:
-    """The candles of a time, and the last one before it, as they were at an instant: those that have changed since.
-
-    An array literal for candle_line(). Only buckets whose trades or ticks are still there can be made again.
-    """
-    ((feed, starts, first, last),) = db.rows(_CHANGED_SINCE, symbol, interval, since, min(until, at), at)
-    if starts is None:
-        return "{}"
-    found = Buckets(db.array([symbol] * len(starts)), db.array(starts), first, last)
-    values = {"interval": interval, "as_of": at, "xid": str(2**63), "id": events.LAST_ID, **found._asdict()}
-    sql = f"""with {_FROM_RAW[feed]}
-              select array_agg((symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades,
-                                known_at, last_at)::candle)::text from built"""
-    ((made,),) = db.database.execute_sql(sql, values).fetchall()
-    return made or "{}"
-
-
-_CHANGED_SINCE = """
-with given as materialized (
-  select f.feed, f.kept_from, g.* from (
-    select %s::text as symbol, %s::text as width, %s::timestamptz as since, %s::timestamptz as until,
-           %s::timestamptz as as_of) g
-  join candle_feed f on f.feed = case when g.symbol in (select symbol from pair) then 'trade' else 'tick' end
-), grid as (
-  select s at time zone 'UTC' as starts_at
-  from given g, generate_series(candle_start(g.width, greatest(g.since, g.kept_from)) at time zone 'UTC',
-                                g.until at time zone 'UTC', candle_length(g.width)) s
-  union
-  select candle_start(g.width, b.at) from given g cross join lateral (
-    select x.traded_at as at from trade x
-    where g.feed = 'trade' and x.symbol = g.symbol and x.traded_at < candle_start(g.width, g.since)
-      and x.received_at <= g.as_of and x.quantity > 0 and not exists (
-        select from trade c where c.symbol = x.symbol and c.traded_at = x.traded_at and c.corrects = x.id
-          and c.corrects is not null and c.received_at <= g.as_of)
-    order by x.traded_at desc limit 1) b
-  union
-  select candle_start(g.width, b.at) from given g cross join lateral (
-    select x.happened_at as at from tick x
-    where g.feed = 'tick' and x.symbol = g.symbol and x.happened_at < candle_start(g.width, g.since)
-      and x.received_at <= g.as_of
-    order by x.happened_at desc limit 1) b
-)
-select g.feed, array_agg(b.starts_at order by b.starts_at), min(b.starts_at), candle_end(g.width, max(b.starts_at))
-from given g left join grid b on b.starts_at >= g.kept_from and not exists (
-  select from candle c where c.symbol = g.symbol and c."interval" = g.width and c.starts_at = b.starts_at
-    and c.known_at <= g.as_of)
-group by g.feed, g.width
 """
 
 

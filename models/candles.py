@@ -1,4 +1,4 @@
-"""Trades, candles, and reading them without gaps."""
+"""Trades, candles, and reading them: without gaps, and as they were at an instant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from peewee import BigIntegerField, CompositeKey, DecimalField, TextField
 
 import db
 from domain.candles import BELOW_A_DAY, INTERVALS
-from models import buckets, feeds
+from models import events, feeds
+from models.buckets import FROM_RAW, Buckets
 from models.fields import InstantField, Xid8Field
 
 
@@ -89,8 +90,58 @@ def line(
         return db.maps("select * from candle_line(%s, %s, %s, %s)", symbol, interval, since, until)
     return db.maps(
         "select * from candle_line(%s, %s, %s, %s, %s, %s::candle[])",
-        *(symbol, interval, since, until, as_of, buckets.as_of(symbol, interval, since, until, as_of)),
+        *(symbol, interval, since, until, as_of, _made_again(symbol, interval, since, until, as_of)),
     )
+
+
+def _made_again(symbol: str, interval: str, since: datetime, until: datetime, at: datetime) -> str:
+    """The candles of a time, and the last one before it, as they were at an instant: those that have changed since.
+
+    An array literal for candle_line(). Only buckets whose trades or ticks are still there can be made again.
+    """
+    ((feed, starts, first, last),) = db.rows(_CHANGED_SINCE, symbol, interval, since, min(until, at), at)
+    if starts is None:
+        return "{}"
+    found = Buckets(db.array([symbol] * len(starts)), db.array(starts), first, last)
+    values = {"interval": interval, "as_of": at, "xid": str(2**63), "id": events.LAST_ID, **found._asdict()}
+    sql = f"""with {FROM_RAW[feed]}
+              select array_agg((symbol, %(interval)s, starts_at, open, high, low, close, volume, quote_volume, trades,
+                                known_at, last_at)::candle)::text from built"""
+    ((made,),) = db.database.execute_sql(sql, values).fetchall()
+    return made or "{}"
+
+
+_CHANGED_SINCE = """
+with given as materialized (
+  select f.feed, f.kept_from, g.* from (
+    select %s::text as symbol, %s::text as width, %s::timestamptz as since, %s::timestamptz as until,
+           %s::timestamptz as as_of) g
+  join candle_feed f on f.feed = case when g.symbol in (select symbol from pair) then 'trade' else 'tick' end
+), grid as (
+  select s at time zone 'UTC' as starts_at
+  from given g, generate_series(candle_start(g.width, greatest(g.since, g.kept_from)) at time zone 'UTC',
+                                g.until at time zone 'UTC', candle_length(g.width)) s
+  union
+  select candle_start(g.width, b.at) from given g cross join lateral (
+    select x.traded_at as at from trade x
+    where g.feed = 'trade' and x.symbol = g.symbol and x.traded_at < candle_start(g.width, g.since)
+      and x.received_at <= g.as_of and x.quantity > 0 and not exists (
+        select from trade c where c.symbol = x.symbol and c.traded_at = x.traded_at and c.corrects = x.id
+          and c.corrects is not null and c.received_at <= g.as_of)
+    order by x.traded_at desc limit 1) b
+  union
+  select candle_start(g.width, b.at) from given g cross join lateral (
+    select x.happened_at as at from tick x
+    where g.feed = 'tick' and x.symbol = g.symbol and x.happened_at < candle_start(g.width, g.since)
+      and x.received_at <= g.as_of
+    order by x.happened_at desc limit 1) b
+)
+select g.feed, array_agg(b.starts_at order by b.starts_at), min(b.starts_at), candle_end(g.width, max(b.starts_at))
+from given g left join grid b on b.starts_at >= g.kept_from and not exists (
+  select from candle c where c.symbol = g.symbol and c."interval" = g.width and c.starts_at = b.starts_at
+    and c.known_at <= g.as_of)
+group by g.feed, g.width
+"""
 
 
 def newest(symbols: Collection[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 import db
 from bench.tape import Print, brute_force, follow, insert, stored
-from models import buckets, feeds, tickers
+from models import building, feeds, tickers
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)
 
@@ -25,7 +25,7 @@ def traded(database) -> list[Print]:
 
 
 def build() -> None:
-    list(buckets.build(feeds.TRADE, NOW + timedelta(hours=3)))
+    list(building.build(feeds.TRADE, NOW + timedelta(hours=3)))
 
 
 def test_candles_are_shown_without_gaps(traded, call):

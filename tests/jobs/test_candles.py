@@ -19,7 +19,7 @@ from bench.tape import Print, brute_force, follow, insert, stored
 from domain.candles import INTERVALS
 from domain.prices import Price
 from jobs.candles import build_candles, prune_candles, verify_candles
-from models import buckets, candles, feeds, prices
+from models import buckets, building, candles, feeds, prices
 from models.events import LAST_ID, Position
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)  # a Monday
@@ -129,7 +129,7 @@ def test_what_comes_in_order_is_added_to_what_is_there():
 def test_a_trade_that_was_cancelled_from_before_its_own_position_is_never_counted(monkeypatch):
     from psycopg2 import connect
 
-    monkeypatch.setattr(buckets, "ROWS", 1)
+    monkeypatch.setattr(building, "ROWS", 1)
     other = connect(**db.database.connect_params, dbname=db.database.database)
     try:
         cursor = other.cursor()
@@ -267,7 +267,7 @@ def test_two_builds_at_once_count_every_trade_once():
         with db.database.connection_context():
             try:
                 for _ in range(12):
-                    list(buckets.build(feeds.TRADE, at(0)))
+                    list(building.build(feeds.TRADE, at(0)))
             except PeeweeException as error:
                 failures.append(error)
 
@@ -287,7 +287,7 @@ def test_a_build_that_is_killed_is_taken_up_where_it_was():
     prints = [Print("BTCUSDT", at(n), Decimal(n + 1), Decimal(1)) for n in range(50)]
     insert(prints)
     with db.database.atomic() as transaction:
-        next(buckets.build(feeds.TRADE, at(0)))
+        next(building.build(feeds.TRADE, at(0)))
         transaction.rollback()
     assert stored() == {}
     build()
@@ -295,7 +295,7 @@ def test_a_build_that_is_killed_is_taken_up_where_it_was():
 
 
 def test_more_trades_than_fit_into_one_transaction_are_built_in_several(monkeypatch):
-    monkeypatch.setattr(buckets, "ROWS", 7)
+    monkeypatch.setattr(building, "ROWS", 7)
     prints = [Print("BTCUSDT", at(n * 9), Decimal(n + 1), Decimal(1)) for n in range(50)]
     insert(prints)
     assert build()["trade"] == 50
@@ -428,9 +428,9 @@ def test_there_is_nothing_before_the_first_trade_and_nothing_for_an_unknown_symb
 
 def test_a_candle_is_closed_when_all_that_came_in_time_is_in_it():
     trade(0, 100)
-    list(buckets.build(feeds.TRADE, at(59)))
+    list(building.build(feeds.TRADE, at(59)))
     assert [(c["starts_at"], c["closed"]) for c in line()] == [(at(0), False)]
-    list(buckets.build(feeds.TRADE, at(61)))
+    list(building.build(feeds.TRADE, at(61)))
     assert [(c["starts_at"], c["closed"]) for c in line()] == [(at(0), True), (at(60), False)]
 
 
@@ -441,11 +441,11 @@ def test_a_committed_trade_behind_an_open_transaction_leaves_candles_open_until_
     try:
         other.cursor().execute("insert into asset (code, scale) values ('XYZ', 2)")
         trade(0, 100)
-        list(buckets.build(feeds.TRADE, at(61)))
+        list(building.build(feeds.TRADE, at(61)))
         assert db.rows("select built_until from candle_feed where feed = 'trade'") == [(None,)]
     finally:
         other.close()
-    list(buckets.build(feeds.TRADE, at(62)))
+    list(building.build(feeds.TRADE, at(62)))
     assert line()[0]["closed"]
 
 
@@ -470,11 +470,11 @@ def test_silence_of_the_market_is_no_outage_while_we_look():
 
 
 def test_trades_of_any_pair_say_that_the_exchange_was_there_when_we_were_not():
-    list(buckets.build(feeds.TRADE, at(0)))
+    list(building.build(feeds.TRADE, at(0)))
     trade(0, 100)
     for seconds in range(30, 600, 50):
         trade(seconds, 10, symbol="ETHUSDT")
-    list(buckets.build(feeds.TRADE, at(1200)))
+    list(building.build(feeds.TRADE, at(1200)))
     found = line(until=1200)
     assert [c["outage"] for c in found[1:9]] == [False] * 8
     assert [c["outage"] for c in found[9:]] == [True] * 11
@@ -487,10 +487,10 @@ def test_a_symbol_whose_source_fails_for_long_is_in_an_outage_and_the_others_are
     for seconds in range(5, 300, 5):
         feeds.look(feeds.TICK, at(seconds))
         prices.record([], failure, at(seconds))
-        list(buckets.build(feeds.TICK, at(seconds)))
+        list(building.build(feeds.TICK, at(seconds)))
     tick(300, 97001)
     tick(300, 4165, "XAUUSD")
-    list(buckets.build(feeds.TICK, at(301)))
+    list(building.build(feeds.TICK, at(301)))
     assert [c["outage"] for c in line(symbol="BTCUSD")] == [False, True, True, True, True, False]
     assert not any(c["outage"] for c in line(symbol="XAUUSD"))
     assert db.rows("select symbol, began_at, ended_at from outage") == [("BTCUSD", at(5), at(301))]

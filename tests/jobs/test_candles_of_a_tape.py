@@ -10,7 +10,7 @@ import pytest
 
 import db
 from bench.tape import DATA, Print, brute_force, follow, insert, recorded, stored
-from models import buckets, feeds
+from models import building, feeds
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded trades (../shared/data) are not here")
 NOW = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
@@ -25,7 +25,7 @@ def arrive(prints: list[Print], seed: int = 3) -> None:
     random.shuffle(in_time)
     for piece in [*in_time, [prints[n] for n in late]]:
         insert(piece)
-        list(buckets.build(feeds.TRADE, NOW))
+        list(building.build(feeds.TRADE, NOW))
 
 
 def bars(name: str, time: str) -> dict[datetime, tuple[Decimal, ...]]:

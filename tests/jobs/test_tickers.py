@@ -14,7 +14,7 @@ import events
 from bench.tape import Print, follow, insert
 from jobs.candles import build_candles
 from jobs.tickers import build_tickers
-from models import buckets, feeds, tickers
+from models import building, feeds, tickers
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -41,7 +41,7 @@ def trade(seconds: float, price: str | int, quantity: str | int = 1, symbol: str
 
 def advance(seconds: float) -> tickers.Advance:
     """Candles and then tickers, as the schedule has them."""
-    list(buckets.build(feeds.TRADE, at(seconds)))
+    list(building.build(feeds.TRADE, at(seconds)))
     step = tickers.advance(at(seconds))
     assert step is not None
     assert step.drifted == 0
@@ -274,7 +274,7 @@ def test_two_steps_at_once_count_every_trade_once():
     def work() -> None:
         with db.database.connection_context():
             for _ in range(15):
-                list(buckets.build(feeds.TRADE, at(0)))
+                list(building.build(feeds.TRADE, at(0)))
                 tickers.advance(at(100))
 
     threads = [Thread(target=work) for _ in range(3)]
@@ -293,7 +293,7 @@ def test_a_step_that_is_killed_is_as_if_it_had_not_been():
     trade(0, 100)
     advance(5)
     trade(6, 200)
-    list(buckets.build(feeds.TRADE, at(7)))
+    list(building.build(feeds.TRADE, at(7)))
     with db.database.atomic() as transaction:
         tickers.advance(at(8))
         transaction.rollback()

@@ -20,13 +20,13 @@ from cli import servers
 from domain.alerts import Rule
 from domain.measures import Reading
 from domain.prices import Price
-from models import buckets, clusters, events, feeds, orders, prices, readings, tickers, triggers
+from models import building, clusters, events, feeds, orders, prices, readings, tickers, triggers
 from models.alerts import create_alert, user_with
 from tests.exchange import NOW, open_market, place
 
 READERS = {
-    "build_candles.trade": lambda: sum(batch.rows for batch in buckets.build(feeds.TRADE, at(200))),
-    "build_candles.tick": lambda: sum(batch.rows for batch in buckets.build(feeds.TICK, at(200))),
+    "build_candles.trade": lambda: sum(batch.rows for batch in building.build(feeds.TRADE, at(200))),
+    "build_candles.tick": lambda: sum(batch.rows for batch in building.build(feeds.TICK, at(200))),
     "build_tickers": lambda: len(getattr(tickers.advance(at(200)), "changed", ())),
     "check_alerts": lambda: sum(batch.values for batch in triggers.fire_reached()),
     "tell_expired": lambda: sum(orders.tell()),

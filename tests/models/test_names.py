@@ -9,7 +9,7 @@ import db
 from bench import tape
 from domain.alerts import Rule
 from domain.stocks import Bar, Quote
-from models import bars, buckets, feeds, names, prices, stocks, triggers
+from models import bars, buckets, building, feeds, names, prices, stocks, triggers
 from models.alerts import create_alert, user_with
 
 NOW = datetime(2026, 11, 25, 15, tzinfo=UTC)
@@ -40,7 +40,7 @@ def bar(symbol: str, day: int, close: int) -> None:
 
 
 def build() -> None:
-    list(buckets.build(feeds.TICK, at(7200)))
+    list(building.build(feeds.TICK, at(7200)))
 
 
 def check() -> list[str]:

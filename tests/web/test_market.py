@@ -9,7 +9,7 @@ import pytest
 
 from bench.tape import Print, follow, insert
 from domain.prices import Price
-from models import buckets, feeds, operators, prices, tickers
+from models import building, feeds, operators, prices, tickers
 from tests.web.conftest import Site, Visitor
 from web.access import READ
 
@@ -21,7 +21,7 @@ def program(site: Site, database) -> Visitor:
     """A program with a token, and an hour of trades."""
     follow(["BTCUSDT", "ETHUSDT"])
     insert(Print("BTCUSDT", NOW + timedelta(minutes=n), Decimal(100 + n), Decimal(2)) for n in range(0, 60, 20))
-    list(buckets.build(feeds.TRADE, NOW + timedelta(hours=1)))
+    list(building.build(feeds.TRADE, NOW + timedelta(hours=1)))
     tickers.advance(NOW + timedelta(hours=1))
     return site.stranger(authorization=f"Bearer {operators.new_token('app', READ, None)}")
 
