@@ -15,7 +15,7 @@ from cli.dead import who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
-from models import bars, gaps, names, prices, quarantine, runs
+from models import bars, gaps, names, portfolios, prices, quarantine, runs, stock_quotes
 from models import stocks as store
 
 LIST = {
@@ -71,9 +71,9 @@ def watch(symbols: tuple[str, ...], user: str | None, first: bool) -> None:
     """Put symbols on a user's watchlist, as the served app does: `nightdesk stocks watch AAPL PTT.BK`."""
     wanted = [_symbol(symbol) for symbol in symbols]
     with db.database.connection_context(), db.transaction():
-        if first and store.is_watched():
+        if first and portfolios.is_watched():
             return
-        store.watch(one_user_or_new(user or config.settings.operator_email), wanted)
+        portfolios.watch(one_user_or_new(user or config.settings.operator_email), wanted)
     click.echo(f"{', '.join(wanted)}: watched; prices come while the market is open, or with `nightdesk run`")
 
 
@@ -86,7 +86,7 @@ def hold(symbol: str, quantity: Decimal, user: str | None) -> None:
     if not (quantity.is_finite() and 0 <= quantity < 10**15):
         raise click.UsageError(f"a quantity of {quantity} is not 0 or above")
     with db.database.connection_context(), db.transaction():
-        store.hold(one_user_or_new(user or config.settings.operator_email), _symbol(symbol), quantity)
+        portfolios.hold(one_user_or_new(user or config.settings.operator_email), _symbol(symbol), quantity)
     click.echo(f"{symbol.upper()}: {quantity} held")
 
 
@@ -148,7 +148,7 @@ def accept(row_id: int, who: str) -> None:
             bars.keep_bars([thing], now)
             gaps.heal(thing.symbol, {thing.date: thing}, now, None)
         else:
-            store.record([thing], {}, now)
+            stock_quotes.record([thing], {}, now)
         runs.audit(who, "stocks accept", row["symbol"], None, {"id": row_id, "value": row["value"]})
     click.echo(f"{row['symbol']}: {row['reason']}: believed all the same")
 

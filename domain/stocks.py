@@ -116,7 +116,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Fundamentals:
-    """What kind of company it is, and its key figures; by the names of models.stocks.Fundamental's columns."""
+    """What kind of company it is, and its key figures; by the names of models.companies.Fundamental's columns."""
 
     symbol: str
     source: str

@@ -18,7 +18,7 @@ from domain.bad_ticks import Neighbours
 from domain.failures import Rejected, Renamed, Unavailable
 from domain.prices import CACHE_KEY, Price, snapshot
 from domain.stocks import Quote, hopeless, quote_doubt, turns, vouched
-from models import bars, companies, prices, quarantine, sessions, stocks
+from models import bars, companies, prices, quarantine, sessions, stock_quotes, stocks
 from queues import DEFAULT, LOW, batches, job
 
 FUNDAMENTALS_EVERY = timedelta(hours=20)
@@ -44,7 +44,7 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     }
     with prices.one_writer():
         stocks.asked("", asked, due_at)
-        written, turned = stocks.record(seen, {**failures, **without}, received_at)
+        written, turned = stock_quotes.record(seen, {**failures, **without}, received_at)
         stocks.known(believed, received_at)
         renamed = stocks.renamed(names, seen)
         unknown = [symbol for symbol in stocks.failed({**failures, **without}, received_at) if symbol not in names]

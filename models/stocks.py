@@ -1,54 +1,20 @@
-"""Stocks that somebody wants: which, their quotes, and when each was asked for what."""
+"""Stocks that somebody wants: which, whose turn it is to be asked for what, and what sources said of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
-from peewee import BigIntegerField, BooleanField, CompositeKey, DecimalField, IntegerField, TextField
+from peewee import IntegerField, TextField
 
 import db
 from domain.failures import Renamed, Unlisted
-from domain.stocks import Quote, Wanted, ask_again_at, market_of, old_at
+from domain.stocks import Quote, Wanted, ask_again_at, market_of
 from models import prices
 from models.fields import InstantField
 
 AT_ONCE = 500  # new symbols of one run
-
-
-class WatchlistItem(db.BaseModel):
-    """A symbol that a user watches: the app inserts it, and sets `active` false when the user does not any more.
-
-    A stock that nobody wanted before is followed a minute later, while its market is open.
-    """
-
-    app_may = "select, insert (user_id, symbol, active), update (active)"
-
-    user_id = BigIntegerField()
-    symbol = TextField()
-    active = BooleanField()
-    created_at = InstantField()
-
-    class Meta:
-        table_name = "watchlist_item"
-        primary_key = CompositeKey("user_id", "symbol")
-
-
-class PortfolioItem(db.BaseModel):
-    """How much of a symbol a user's portfolio holds; 0 once it is sold. Prices of what is held come most often."""
-
-    app_may = "select, insert (user_id, symbol, quantity), update (quantity)"
-
-    user_id = BigIntegerField()
-    symbol = TextField()
-    quantity = DecimalField()
-    created_at = InstantField()
-
-    class Meta:
-        table_name = "portfolio_item"
-        primary_key = CompositeKey("user_id", "symbol")
 
 
 class Stock(db.BaseModel):
@@ -79,57 +45,7 @@ class Stock(db.BaseModel):
     renamed_by = TextField(null=True)  # which one
 
 
-class StockQuote(db.BaseModel):
-    """The newest quote of a stock with its day. Its state and age are those of the `quote` of the symbol."""
-
-    app_may = "select"
-
-    symbol = TextField(primary_key=True)
-    last = DecimalField()
-    open = DecimalField(null=True)
-    high = DecimalField(null=True)
-    low = DecimalField(null=True)
-    previous_close = DecimalField(null=True)
-    volume = BigIntegerField(null=True)
-    bid = DecimalField(null=True)
-    ask = DecimalField(null=True)
-    market_cap = DecimalField(null=True)
-    currency = TextField(null=True)
-    change = DecimalField(null=True)  # since the previous close
-    percent = DecimalField(null=True)
-    source = TextField()
-    happened_at = InstantField()
-    received_at = InstantField()
-
-    class Meta:
-        table_name = "stock_quote"
-
-
-def watch(user_id: int, symbols: Collection[str]) -> None:
-    """Put symbols on a user's watchlist."""
-    db.rows(
-        """insert into watchlist_item (user_id, symbol) select %s, s from unnest(%s::text[]) s
-           on conflict (user_id, symbol) do update set active = true""",
-        user_id,
-        db.array(sorted(set(symbols))),
-    )
-
-
-def is_watched() -> bool:
-    """Whether anybody ever watched anything."""
-    return bool(db.rows("select 1 from watchlist_item limit 1"))
-
-
-def hold(user_id: int, symbol: str, quantity: Decimal) -> None:
-    """Let a user's portfolio hold so much of a symbol."""
-    db.rows(
-        """insert into portfolio_item (user_id, symbol, quantity) values (%s, %s, %s)
-           on conflict (user_id, symbol) do update set quantity = excluded.quantity""",
-        *(user_id, symbol, quantity),
-    )
-
-
-def adopt(guess: Any) -> int:
+def adopt(guess: Callable[[str], str]) -> int:
     """Follow the stocks that somebody wants and nobody did before; how many. `guess` says which kind a symbol is."""
     wanted = db.rows(
         """select symbol from (select symbol from watchlist_item where active
@@ -212,50 +128,6 @@ def asked(what: str, symbols: Collection[str], at: datetime) -> None:
     """Note that these were asked for, whatever the answer: their next turn comes after the others'."""
     column = f"{what}_at" if what else "asked_at"
     db.rows(f"update stock set {column} = %s where symbol = any(%s)", at, sorted(symbols))
-
-
-def record(
-    quotes: Sequence[Quote], failures: Mapping[str, Exception], received_at: datetime
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write quotes, newer ones alone, in both their tables; returns what `models.prices.record` does.
-
-    Closed hours do not make them old.
-    """
-    limits = dict(
-        db.rows("select symbol, max_age from instrument where symbol = any(%s)", [quote.symbol for quote in quotes])
-    )
-    old = {quote.symbol: old_at(quote, limits.get(quote.symbol)) for quote in quotes}
-    with db.transaction():
-        written, turned = prices.record(quotes, failures, received_at, old)
-        newer = {quote["symbol"] for quote in written}
-        quotes = [quote for quote in quotes if quote.symbol in newer]
-        columns = (
-            "symbol", "price", "open", "high", "low", "previous_close", "volume", "bid", "ask", "market_cap",
-            "currency", "source", "happened_at",
-        )  # fmt: skip
-        db.rows(_QUOTE, *(db.array(getattr(quote, name) for quote in quotes) for name in columns), received_at)
-    return written, turned
-
-
-_QUOTE = """
-insert into stock_quote as q (symbol, last, open, high, low, previous_close, volume, bid, ask, market_cap, currency,
-                              source, happened_at, received_at)
-select s.symbol, last, open, high, low, previous_close, volume, bid, ask,
-       coalesce(s.market_cap, last * f.shares), coalesce(s.currency, f.currency), s.source,
-       least(happened_at, t.now), t.now
-from unnest(%s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::bigint[],
-            %s::numeric[], %s::numeric[], %s::numeric[], %s::text[], %s::text[], %s::timestamptz[])
-       as s(symbol, last, open, high, low, previous_close, volume, bid, ask, market_cap, currency, source, happened_at)
-     cross join (select cast(%s as timestamptz) as now) t join stock using (symbol)
-     left join fundamental f using (symbol)
-order by s.symbol
-on conflict (symbol) do update set
-  last = excluded.last, open = excluded.open, high = excluded.high, low = excluded.low,
-  previous_close = excluded.previous_close, volume = excluded.volume, bid = excluded.bid, ask = excluded.ask,
-  market_cap = excluded.market_cap, currency = excluded.currency, source = excluded.source,
-  happened_at = excluded.happened_at, received_at = excluded.received_at
-where q.happened_at < excluded.happened_at
-"""
 
 
 def known(symbols: Collection[str], at: datetime) -> None:

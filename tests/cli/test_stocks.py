@@ -6,14 +6,14 @@ import pytest
 
 import db
 from domain.failures import Renamed
-from models import stocks
+from models import portfolios, stocks
 from models.alerts import user_with
 
 
 @pytest.fixture(autouse=True)
 def followed(database):
     """A stock that a source has under another name."""
-    stocks.watch(user_with("ann@example.com"), ["FB"])
+    portfolios.watch(user_with("ann@example.com"), ["FB"])
     stocks.adopt(lambda symbol: "stock")
     stocks.renamed({"FB": Renamed("yahoo: symbol is 'META', not FB", "yahoo", "META")})
 

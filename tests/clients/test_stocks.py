@@ -22,7 +22,7 @@ from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.stocks import Quote, market_of
 from jobs.bars import sync_daily_bars
 from jobs.stocks import sync_stock_prices
-from models import stocks
+from models import portfolios
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/api"
 NOW = datetime.now(UTC)
@@ -352,7 +352,7 @@ def test_a_market_of_their_own_suffix_keeps_it_in_the_new_name():
 @pytest.mark.database
 def test_a_renamed_stock_is_noted_with_its_new_name_told_once_and_asked_for_more_rarely(keys, database):
     ((user,),) = db.rows("insert into app_user (external_id) values ('u') returning id")
-    stocks.watch(user, ["QQQQ"])
+    portfolios.watch(user, ["QQQQ"])
     assert sync_stock_prices("XNYS", due_at=NOW)["failed"] == 1
     found = "select state, renamed_to, renamed_by, ask_at > now() from stock"
     assert db.rows(found) == [("unknown", "QQQ", "yahoo", True)]

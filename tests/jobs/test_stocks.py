@@ -24,7 +24,7 @@ from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.sessions import calendar, set_calendars
 from domain.stocks import Fundamentals, Quote, Report, market_of
 from jobs.stocks import sync_earnings_calendar, sync_fundamentals, sync_stock_prices
-from models import names, prices, sessions, stocks
+from models import names, portfolios, prices, sessions, stocks
 
 OPEN = datetime(2026, 11, 25, 15, 0, tzinfo=UTC)  # ten in New York
 SECOND = timedelta(seconds=1)
@@ -135,7 +135,7 @@ def test_what_nobody_wants_what_is_no_stock_and_what_is_of_another_market_is_lef
 
 
 def test_however_many_symbols_that_are_no_stocks_are_watched_a_stock_behind_them_is_followed(sources, clock):
-    stocks.watch(user(), ["ZM", *(f"A{n}USD" for n in range(600))])
+    portfolios.watch(user(), ["ZM", *(f"A{n}USD" for n in range(600))])
     run(OPEN, clock)
     assert db.rows("select symbol from stock") == [("ZM",)]
 

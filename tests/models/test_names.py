@@ -9,7 +9,7 @@ import db
 from bench import tape
 from domain.alerts import Rule
 from domain.stocks import Bar, Quote
-from models import bars, buckets, building, feeds, names, prices, stocks, triggers
+from models import bars, buckets, building, feeds, names, portfolios, prices, stock_quotes, stocks, triggers
 from models.alerts import create_alert, user_with
 
 NOW = datetime(2026, 11, 25, 15, tzinfo=UTC)
@@ -26,12 +26,12 @@ def at(seconds: float) -> datetime:
 
 
 def follow(*symbols: str) -> None:
-    stocks.watch(user_with("ann@example.com"), symbols)
+    portfolios.watch(user_with("ann@example.com"), symbols)
     stocks.adopt(lambda symbol: "stock")
 
 
 def price(symbol: str, seconds: float, value: int) -> None:
-    stocks.record([Quote(symbol, Decimal(value), at(seconds), "yahoo")], {}, at(seconds))
+    stock_quotes.record([Quote(symbol, Decimal(value), at(seconds), "yahoo")], {}, at(seconds))
 
 
 def bar(symbol: str, day: int, close: int) -> None:
@@ -65,7 +65,7 @@ def test_every_table_that_names_a_symbol_is_known(database):
 def test_all_that_stands_under_the_old_name_stands_under_the_new_one(database):
     follow("FB")
     bob = user_with("bob@example.com")
-    stocks.hold(bob, "FB", Decimal(10))
+    portfolios.hold(bob, "FB", Decimal(10))
     price("FB", 0, 300), price("FB", 60, 310)
     bar("FB", 23, 290), bar("FB", 24, 295)
     build()
@@ -109,7 +109,7 @@ def test_what_has_come_and_is_in_no_candle_and_no_alert_yet_is_so_under_the_new_
 def test_where_both_names_are_followed_they_become_one(database):
     follow("FB", "META")
     ann, bob = user_with("ann@example.com"), user_with("bob@example.com")
-    stocks.hold(bob, "FB", Decimal(10)), stocks.hold(bob, "META", Decimal(5))
+    portfolios.hold(bob, "FB", Decimal(10)), portfolios.hold(bob, "META", Decimal(5))
     db.rows("update watchlist_item set active = false where symbol = 'META'")
     db.rows("insert into mute (user_id, subject) values (%s, 'FB'), (%s, 'META')", ann, ann)
     price("FB", 0, 300), price("FB", 30, 320), price("META", 45, 310), price("META", 90, 315)
