@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
@@ -63,9 +63,9 @@ def _sync(what: str, due: Sequence[str], due_at: datetime, fetch: Callable[[str]
                 counts[name] += count
         else:
             with db.transaction():
-                if renamed := stocks.renamed({symbol: said}):
-                    events.publish("stocks.renamed", {"symbols": renamed})
+                stocks.renamed({symbol: said})
                 stocks.failed({symbol: said}, datetime.now(UTC))
+                db.after_commit(events.nudge)
             counts["failed"] += 1
     return {**counts, "left": len(due) - counts["asked"]}
 
@@ -92,7 +92,7 @@ def keep(symbol: str, history: History, received_at: datetime) -> dict[str, int]
         last = calendar(market_of(symbol)).closed(received_at).date
         good, doubted = judge(symbol, [bar for bar in history.bars if bar.date <= last])
         written = bars.keep_bars(good, received_at)
-        put_aside(doubted, received_at)
+        quarantine.keep(doubted, received_at)
         stocks.known([symbol], received_at)
         if changed["splits"]:
             events.publish("stocks.split", {"symbols": changed["splits"]})
@@ -109,12 +109,6 @@ def judge(symbol: str, found: Sequence[Bar]) -> tuple[list[Bar], list[tuple[Bar,
     others = [bar for bar in found if bar.date not in accepted]
     good, doubted = believable(others, {**known, **accepted}, bars.splits([symbol])[symbol])
     return [*good, *(bar for bar in found if accepted.get(bar.date) == bar.close)], doubted
-
-
-def put_aside(doubted: Iterable[tuple[Bar, str, Neighbours]], received_at: datetime) -> None:
-    """Into quarantine, and what is news there is a fact."""
-    for row in quarantine.keep(doubted, received_at):
-        events.publish("stocks.quarantined", row)
 
 
 @job(LOW, timeout=HOURS)
@@ -145,7 +139,7 @@ def look(symbol: str, now: datetime) -> int:
     with prices.one_writer():
         year = bars.bars(symbol, last - A_YEAR, last)
         _, doubted = judge(symbol, year)
-        put_aside(doubted, now)
+        quarantine.keep(doubted, now)
         wrong = gaps.note(symbol, "wrong", {bar.date: bar for bar, _, _ in doubted}, now)
         lacking = gaps.without_bar(symbol, known.days(last - A_YEAR, last))
         return wrong + gaps.note(symbol, "missing", dict.fromkeys(lacking), now)

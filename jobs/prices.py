@@ -24,9 +24,7 @@ def sync_prices(due_at: datetime) -> dict[str, int]:
     with db.transaction():
         feeds.look(feeds.TICK, received_at)
         written, turned = prices.record(seen, failed, received_at)
-        for state in {quote["state"] for quote in turned}:
-            symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
-            events.publish(f"prices.{state}", {"symbols": symbols})
+        db.after_commit(events.nudge)
     changed = {quote["symbol"] for quote in written if quote["changed"]}
     states = {CACHE_KEY.format(quote["symbol"]): snapshot(quote) for quote in prices.quotes(received_at)}
     events.show("quote", states, sorted(map(CACHE_KEY.format, changed)), config.settings.quote_ttl)

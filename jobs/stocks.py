@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import clients.prices
 import clients.stocks
 import config
+import db
 import events
 from clients.allotment import Allotment, affords, calls_of_day
 from clients.alpha_vantage import ALPHA_VANTAGE
@@ -44,11 +44,12 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     }
     with prices.one_writer():
         stocks.asked("", asked, due_at)
-        written, turned = stock_quotes.record(seen, {**failures, **without}, received_at)
+        written = stock_quotes.record(seen, {**failures, **without}, received_at)
         stocks.known(believed, received_at)
-        renamed = stocks.renamed(names, seen)
-        unknown = [symbol for symbol in stocks.failed({**failures, **without}, received_at) if symbol not in names]
-        tell(turned, unknown, renamed, quarantine.keep(doubted, received_at))
+        stocks.renamed(names, seen)
+        stocks.failed({**failures, **without}, received_at)
+        quarantine.keep(doubted, received_at)
+        db.after_commit(events.nudge)
     show({quote["symbol"] for quote in written if quote["changed"]}, received_at)
     return {"asked": len(asked), "written": len(written), "failed": len(failures), "doubted": len(doubted)}
 
@@ -82,21 +83,6 @@ def weigh(found: Iterable[Price], received_at: datetime) -> list[tuple[Quote, st
     near = bars.around([quote for quote, reason in against.items() if not reason])
     around = {quote: near.get(quote.symbol, Neighbours()) for quote in against}
     return [(quote, reason or quote_doubt(quote, around[quote]), around[quote]) for quote, reason in against.items()]
-
-
-def tell(
-    turned: list[dict[str, Any]], unknown: list[str], renamed: dict[str, str], doubted: list[dict[str, Any]]
-) -> None:
-    """Facts, in the transaction of what they are about."""
-    for state in {quote["state"] for quote in turned}:
-        symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
-        events.publish(f"prices.{state}", {"symbols": symbols})
-    if unknown:
-        events.publish("stocks.unknown", {"symbols": unknown})
-    if renamed:
-        events.publish("stocks.renamed", {"symbols": renamed})
-    for row in doubted:
-        events.publish("stocks.quarantined", row)
 
 
 def show(changed: set[str], now: datetime) -> None:

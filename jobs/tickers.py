@@ -21,6 +21,7 @@ def build_tickers(due_at: datetime) -> dict[str, int]:
         if step is None:  # another one is at it
             return {}
         prices.record(tickers.last_prices(step.changed), {}, now)  # alerts watch these
+        db.after_commit(events.nudge)
     states = {CACHE_KEY.format(ticker["symbol"]): snapshot(ticker) for ticker in tickers.tickers()}
     changed = sorted(states.keys() & map(CACHE_KEY.format, step.changed))
     events.show("ticker", states, changed, config.settings.quote_ttl)

@@ -14,6 +14,7 @@ from playhouse.postgres_ext import IntervalField
 import db
 from domain.failures import Rejected
 from domain.prices import Price, allowed_age
+from models import events
 from models.fields import InstantField, Xid8Field
 
 
@@ -90,8 +91,8 @@ def record(
 
     An outage leaves a price fresh until it is too old; a refused or malformed answer makes it stale at once, and
     it stays so until an answer comes. `prices` has one observation per symbol; `old_at` says when that is old, where
-    another age than the instrument's or the source's counts. Returns the quotes written, with
-    `changed` where the price itself is another one, and the quotes whose state was another one before (`was`).
+    another age than the instrument's or the source's counts. Returns the quotes written, with `changed` where the
+    price itself is another one, and the quotes whose state was another one before (`was`), of which it also tells.
     """
     with one_writer():
         written = db.maps(
@@ -112,7 +113,11 @@ def record(
             db.array(isinstance(failure, Rejected) for failure in failures.values()),
             received_at,
         )
-    return written, [quote for quote in written + settled if quote["was"] != quote["state"]]
+        turned = [quote for quote in written + settled if quote["was"] != quote["state"]]
+        for state in {quote["state"] for quote in turned}:
+            symbols = {quote["symbol"]: quote["reason"] for quote in turned if quote["state"] == state}
+            events.add(f"prices.{state}", {"symbols": symbols}, None)
+    return written, turned
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from playhouse.postgres_ext import BinaryJSONField
 import db
 from domain.bad_ticks import NAMES, Neighbours
 from domain.stocks import Bar, Quote
+from models import events
 from models.fields import InstantField
 
 
@@ -35,14 +36,14 @@ class Quarantined(db.BaseModel):
     accepted_by = TextField(null=True)
 
 
-def keep(doubted: Iterable[tuple[Quote | Bar, str, Neighbours]], received_at: datetime) -> list[dict[str, Any]]:
-    """Put what was doubted aside; the same again is counted. Returns the rows that are news.
+def keep(doubted: Iterable[tuple[Quote | Bar, str, Neighbours]], received_at: datetime) -> None:
+    """Put what was doubted aside; the same again is counted. What is news is told.
 
     Further prices of a source on a stock's day are none, while one of them waits for an operator: a fault lasts hours.
     """
     rows = list({(thing.symbol, thing.source, _when(thing), str(value(thing))): (thing, reason, near)
                  for thing, reason, near in doubted}.values())  # fmt: skip
-    return db.maps(
+    news = db.maps(
         """with doubted as (
              insert into quarantined as q (symbol, kind, source, happened_at, reason, value, neighbours,
                                            first_received_at, last_received_at)
@@ -69,6 +70,8 @@ def keep(doubted: Iterable[tuple[Quote | Bar, str, Neighbours]], received_at: da
         db.array(dumps([str(price) for price in near.prices]) for _, _, near in rows),
         received_at,
     )
+    for row in news:
+        events.add("stocks.quarantined", row, None)
 
 
 def _when(thing: Quote | Bar) -> datetime:

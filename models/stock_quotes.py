@@ -40,10 +40,8 @@ class StockQuote(db.BaseModel):
         table_name = "stock_quote"
 
 
-def record(
-    quotes: Sequence[Quote], failures: Mapping[str, Exception], received_at: datetime
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write quotes, newer ones alone, in both their tables; returns what `models.prices.record` does.
+def record(quotes: Sequence[Quote], failures: Mapping[str, Exception], received_at: datetime) -> list[dict[str, Any]]:
+    """Write quotes, newer ones alone, in both their tables, as `models.prices.record` does; returns those written.
 
     Closed hours do not make them old.
     """
@@ -52,7 +50,7 @@ def record(
     )
     old = {quote.symbol: old_at(quote, limits.get(quote.symbol)) for quote in quotes}
     with db.transaction():
-        written, turned = prices.record(quotes, failures, received_at, old)
+        written, _ = prices.record(quotes, failures, received_at, old)
         newer = {quote["symbol"] for quote in written}
         quotes = [quote for quote in quotes if quote.symbol in newer]
         columns = (
@@ -60,7 +58,7 @@ def record(
             "currency", "source", "happened_at",
         )  # fmt: skip
         db.rows(_QUOTE, *(db.array(getattr(quote, name) for quote in quotes) for name in columns), received_at)
-    return written, turned
+    return written
 
 
 _QUOTE = """

@@ -11,7 +11,7 @@ from peewee import IntegerField, TextField
 import db
 from domain.failures import Renamed, Unlisted
 from domain.stocks import Quote, Wanted, ask_again_at, market_of
-from models import prices
+from models import events, prices
 from models.fields import InstantField
 
 AT_ONCE = 500  # new symbols of one run
@@ -139,36 +139,42 @@ def known(symbols: Collection[str], at: datetime) -> None:
     )
 
 
-def renamed(said: Mapping[str, Exception], quotes: Sequence[Quote] = ()) -> dict[str, str]:
-    """Note the new names that sources tell, and forget those of sources that have the old one again; what is news."""
+def renamed(said: Mapping[str, Exception], quotes: Sequence[Quote] = ()) -> None:
+    """Note the new names that sources tell, and forget those of sources that have the old one again; tell the news."""
     claims = {symbol: claim for symbol, claim in said.items() if isinstance(claim, Renamed)}
-    db.rows(
-        """update stock s set renamed_to = null, renamed_by = null
-           from unnest(%s::text[], %s::text[]) as q(symbol, source)
-           where s.symbol = q.symbol and s.renamed_by = q.source""",
-        db.array(quote.symbol for quote in quotes),
-        db.array(quote.source for quote in quotes),
-    )
-    news = db.rows(
-        """update stock s set renamed_to = c.name, renamed_by = c.source
-           from unnest(%s::text[], %s::text[], %s::text[]) as c(symbol, name, source)
-           where s.symbol = c.symbol and s.renamed_to is distinct from c.name returning s.symbol, s.renamed_to""",
-        db.array(claims),
-        db.array(claim.name for claim in claims.values()),
-        db.array(claim.source for claim in claims.values()),
-    )
-    return dict(news)
+    with db.transaction():
+        db.rows(
+            """update stock s set renamed_to = null, renamed_by = null
+               from unnest(%s::text[], %s::text[]) as q(symbol, source)
+               where s.symbol = q.symbol and s.renamed_by = q.source""",
+            db.array(quote.symbol for quote in quotes),
+            db.array(quote.source for quote in quotes),
+        )
+        news = db.rows(
+            """update stock s set renamed_to = c.name, renamed_by = c.source
+               from unnest(%s::text[], %s::text[], %s::text[]) as c(symbol, name, source)
+               where s.symbol = c.symbol and s.renamed_to is distinct from c.name returning s.symbol, s.renamed_to""",
+            db.array(claims),
+            db.array(claim.name for claim in claims.values()),
+            db.array(claim.source for claim in claims.values()),
+        )
+        if news:
+            events.add("stocks.renamed", {"symbols": dict(news)}, None)
 
 
-def failed(failures: Mapping[str, Exception], now: datetime) -> list[str]:
-    """Note what went wrong. A symbol that no source has is asked for ever more rarely; those that are news."""
+def failed(failures: Mapping[str, Exception], now: datetime) -> None:
+    """Note what went wrong. A symbol that no source has is asked for ever more rarely; tell of it, if that is news.
+
+    Of one that was renamed that is told, by `renamed`.
+    """
     if not failures:
-        return []
+        return
     with db.transaction():
         known = db.rows(
-            "select symbol, refused from stock where symbol = any(%s) order by symbol for update", sorted(failures)
+            "select symbol, refused, renamed_to from stock where symbol = any(%s) order by symbol for update",
+            sorted(failures),
         )
-        times = {s: refused + isinstance(failures[s], Unlisted) for s, refused in known}
+        times = {s: refused + isinstance(failures[s], Unlisted) for s, refused, _ in known}
         unlisted = [symbol for symbol in times if isinstance(failures[symbol], Unlisted)]
         db.rows(
             """update stock s set error = f.error, refused = f.refused,
@@ -181,7 +187,9 @@ def failed(failures: Mapping[str, Exception], now: datetime) -> list[str]:
             db.array(times.values()),
             db.array(ask_again_at(now, refused) if s in unlisted else None for s, refused in times.items()),
         )
-    return [symbol for symbol in unlisted if times[symbol] == 1]
+        news = [symbol for symbol, refused, name in known if name is None and symbol in unlisted and not refused]
+        if news:
+            events.add("stocks.unknown", {"symbols": news}, None)
 
 
 def stocks(now: datetime) -> list[dict[str, Any]]:

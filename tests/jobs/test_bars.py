@@ -116,6 +116,7 @@ def test_one_stock_that_fails_and_one_that_is_unknown_cost_only_themselves(sourc
     counts = sync_daily_bars("XNYS", due_at=NOW)
     assert (counts["asked"], counts["failed"], counts["bars"]) == (3, 2, 5)
     assert dict(db.rows("select symbol, state from stock")) == {"AAPL": "new", "MSFT": "listed", "GONE": "unknown"}
+    assert db.rows("select payload from event where topic = 'stocks.unknown'") == [({"symbols": ["GONE"]},)]
 
 
 @pytest.fixture

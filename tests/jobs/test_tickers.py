@@ -12,9 +12,10 @@ import pytest
 import db
 import events
 from bench.tape import Print, follow, insert
+from domain.prices import Price
 from jobs.candles import build_candles
 from jobs.tickers import build_tickers
-from models import building, feeds, tickers
+from models import building, feeds, prices, tickers
 
 NOW = datetime(2025, 11, 3, 12, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -249,6 +250,15 @@ def test_the_last_price_of_a_pair_is_a_price_that_alerts_can_watch(redis):
     assert db.rows("select i.kind, q.state, q.happened_at from quote q join instrument i using (symbol)"
                    " where symbol = 'BTCUSDT'") == [("pair", "fresh", at(ago))]  # fmt: skip
     assert build_candles(due_at=NOW) == {"trade": 0, "changed": 0, "too_late": 0, "tick": 1}
+
+
+def test_that_a_price_has_become_old_is_told_whoever_finds_it(redis):
+    ago = datetime.now(UTC) - timedelta(minutes=2)
+    prices.follow(["BTCUSD"], "crypto")
+    prices.record([Price("BTCUSD", Decimal(100), ago, "binance")], {}, ago)
+    build_tickers(due_at=NOW)
+    told = db.rows("select topic, payload from event order by id")
+    assert told == [(f"prices.{s}", {"symbols": {"BTCUSD": why}}) for s, why in (("fresh", None), ("stale", "old"))]
 
 
 def test_a_last_price_that_is_corrected_or_cancelled_is_another_one_for_alerts_too(redis):

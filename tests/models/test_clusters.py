@@ -203,7 +203,7 @@ def test_a_desk_goes_on_where_it_was_in_a_cluster_that_has_counted_less(move, ho
     assert refused() == list(READERS)
     desk.more(150, 4032)
     events.remember_floor(at(-1))  # as every night
-    assert rows_of(clusters.settle()) == {"trade": 5, "tick": 3, "reading": 2, "event": 7}
+    assert rows_of(clusters.settle()) == {"trade": 5, "tick": 3, "reading": 2, "event": 8}
     assert read() == {
         "build_candles.trade": 6, "build_candles.tick": 3, "build_tickers": 1, "check_alerts": 6, "tell_expired": 1
     }  # fmt: skip
