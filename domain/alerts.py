@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from domain.measures import BARS, BASE, Measure, change_of, closes_of
+from domain.prices import HIGHEST
 from domain.spans import span
 from domain.watches import EPOCH, Aim, Seen, Watch, step
 
@@ -83,7 +84,7 @@ def check(rule: Rule, measure: Measure) -> None:
         raise ValueError(f"a level has at most {DECIMALS} decimals")
     _check_frequency(rule, measure)
     if rule.condition in PERCENT:
-        if level <= 0 or (rule.condition == "percent_down" and level >= 100):
+        if not 0 < level < (100 if rule.condition == "percent_down" else HIGHEST):
             raise ValueError(f"{level} percent {rule.condition[8:]} is never reached: above 0, and below 100 for down")
     elif rule.condition == "within":
         if not 0 < level <= LONGEST.total_seconds():
@@ -115,7 +116,7 @@ def _check_level(rule: Rule, measure: Measure) -> None:
         return
     is_low = low is not None and level <= low
     what = "always true" if rule.condition == ("above" if is_low else "below") else "never reached"
-    bounds = [f"above {low}"] * (low is not None) + [f"below {high:f}"] * (high is not None)
+    bounds = [f"{side} {bound:f}" for side, bound in (("above", low), ("below", high)) if bound is not None]
     raise ValueError(f"{measure.name} {rule.condition} {level} is {what}: it must be a number {' and '.join(bounds)}")
 
 

@@ -1,7 +1,9 @@
 """What may be asked, what it comes to, and why some of it is refused."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 
 import pytest
 
@@ -58,9 +60,19 @@ def test_a_level_that_no_price_can_reach_or_that_every_price_is_beyond_is_refuse
         check(Rule("below", D(level)), PRICE)
 
 
+@pytest.mark.parametrize("level", ["-1e14", "-1", "0", "1e-30", "1", "100", "1e14", "1e300"])
+def test_whatever_is_asked_of_a_measure_comes_to_something_or_is_refused(level):
+    for measured in (each for kind in TYPES.values() for each in kind.measures):
+        for condition, bar, base in product(measured.conditions, (None, "1d"), (None, "creation", "24h")):
+            with suppress(ValueError):
+                rule = Rule(condition, D(level), "up" if condition == "crosses" else None, base, bar=bar)
+                aim(rule, measured, base=D("1e14"))
+
+
 @pytest.mark.parametrize(
     ("name", "rule", "words"),
     [
+        ("volume", {"condition": "above", "level": D(0), "bar": "1d"}, "always true: it must be a number above 0"),
         ("rsi14", {"condition": "above", "level": D(100), "bar": "1d"}, "never reached"),
         ("rsi14", {"condition": "below", "level": D(100), "bar": "1d"}, "always true"),
         ("rsi14", {"condition": "above", "level": D(0), "bar": "1d"}, "always true"),
@@ -70,6 +82,7 @@ def test_a_level_that_no_price_can_reach_or_that_every_price_is_beyond_is_refuse
         ("rsi14", {"condition": "equals", "level": D(70), "bar": "1d"}, "one of above, below, crosses"),
         ("price", {"condition": "percent_down", "level": D(100), "base": "creation"}, "never reached"),
         ("price", {"condition": "percent_up", "level": D(-1), "base": "creation"}, "never reached"),
+        ("price", {"condition": "percent_up", "level": D("1e15"), "base": "24h"}, "never reached"),
         (
             "price",
             {"condition": "percent_up", "level": D(1), "base": "24h", "frequency": "close", "bar": "1h"},

@@ -355,13 +355,18 @@ def test_of_the_apps_alerts_the_bad_ones_are_refused_with_the_reason_and_cost_th
         ("subject, condition, level, measure", ("BTCUSD", "above", 5, "odds")),
         ("subject, condition, level, bar", ("BTCUSD", "above", 5, "2 weeks")),
         ("subject, condition, level, frequency", ("BTCUSD", "above", 5, "every")),
+        ("subject, condition, level, type, measure, bar", ("BTCUSD", "above", 0, "stock_volume", "volume", "1d")),
         ("subject, condition, level", ("BTCUSD", "above", 5)),
     ):
         db.rows(f"insert into alert (user_id, {columns}) values (%s, {', '.join(['%s'] * len(values))})", user, *values)
-    assert adopt(at(0))[:2] == (1, 7)
+    assert adopt(at(0))[:2] == (1, 8)
     reasons = [reason for (reason,) in db.rows("select reason from alert where status = 'refused' order by id")]
     for reason, words in zip(
-        reasons, ("not followed", "always true", "has a direction", "no type", "no measure", "no bar", "cool-down"),
+        reasons,
+        (
+            *("not followed", "always true", "has a direction", "no type", "no measure", "no bar", "cool-down"),
+            "volume above 0 is always true",
+        ),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert words in reason
