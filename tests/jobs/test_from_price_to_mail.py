@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -18,6 +17,7 @@ from jobs.notifications import deliver_notifications
 from jobs.prices import sync_prices
 from models import prices, targets
 from models.alerts import create_alert, user_with
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("database", "redis")
 
@@ -40,6 +40,12 @@ def quote(symbol: str) -> dict:
     return prices.quotes(now(), [symbol])[0]
 
 
+def fires() -> int:
+    """How many alerts the next prices let fire."""
+    sync_prices(due_at=now())
+    return check_alerts(due_at=now())["fired"]
+
+
 def test_six_prices_come_from_the_services_that_stand_behind_them(demo):
     assert sync_prices(due_at=now())["written"] == 6
     found = {q["symbol"]: (q["source"], q["price"]) for q in prices.quotes(now())}
@@ -54,11 +60,7 @@ def test_a_price_that_reaches_a_level_is_a_mail_in_the_inbox(demo):
     ann, step = user_with("ann@example.com"), Decimal("0.01")
     for rule in (Rule("above", price + step), Rule("below", price - step)):  # whichever way it goes
         assert not create_alert(ann, "BTCUSD", rule, now()).fired
-    for _ in range(100):
-        sync_prices(due_at=now())
-        if check_alerts(due_at=now())["fired"]:
-            break
-        time.sleep(0.1)
+    until(fires, every=0.1)
     assert deliver_notifications(due_at=now()) == {"routed": 1, "sent": 1}
     (mail,) = [message.parsed for message in demo.mail.messages]
     ((key, title, shot),) = db.rows(
@@ -84,10 +86,6 @@ def test_a_service_that_talks_garbage_costs_its_symbol_alone_and_the_last_price_
     made = create_alert(user_with("ann@example.com"), "BTCUSD", Rule("above", Decimal(1)), now())
     assert not made.fired, "a stale price fires nothing"
     demo.faults.clear()
-    for _ in range(50):
-        sync_prices(due_at=now())
-        if check_alerts(due_at=now())["fired"]:
-            break
-        time.sleep(0.1)
+    until(fires, every=0.1)
     assert quote("BTCUSD")["error"] is None
     assert db.rows("select alert_id from alert_trigger") == [(made.id,)]

@@ -100,9 +100,9 @@ def test_twice_is_the_same_as_once(database, redis, sources):
 
 
 def test_becoming_stale_is_a_fact_and_the_cache_says_so(database, redis, sources):
-    sources["BTCUSD"] = say("BTCUSD", "97000", at=now(-58))
+    sources["BTCUSD"] = say("BTCUSD", "97000", at=now(-30))
     sync_prices(due_at=now())
-    db.rows("update quote set stale_at = now() where symbol = 'BTCUSD'")  # two seconds later
+    db.rows("update quote set stale_at = now() where symbol = 'BTCUSD'")  # half a minute later
     assert sync_prices(due_at=now())["turned"] == 1
     assert (cached(redis, "BTCUSD")["state"], cached(redis, "BTCUSD")["reason"]) == ("stale", "old")
     sources["BTCUSD"] = Rejected("binance: price is 'x'")
