@@ -118,7 +118,7 @@ def test_days_of_three_sources_agree_on_what_was_traded_around_a_split(keys, dat
 def test_fundamentals_earnings_and_dividends_come_from_where_there_are_some(keys, database, settings):
     found = clients.stocks.fetch_fundamentals("AAPL")
     assert (found.words["exchange"], found.numbers["dividend_share"]) == ("NASDAQ", None)
-    today = NOW.date()
+    today = datetime.now(UTC).date()  # the demo world's
     reports = clients.stocks.fetch_earnings(today)
     assert {report.source for report in reports} == {"finnhub"}
     settings(finnhub_key="")
