@@ -34,6 +34,7 @@ SPAN = timedelta(days=40)
 DAY = timedelta(hours=24)
 PIECE = 2000  # trades written at once
 OTHERS = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+HELD_BACK = "select 1 from trade where xid >= pg_snapshot_xmin(pg_current_snapshot()) limit 1"
 XRPETH = DATA / "crypto" / "binance_XRPETH_aggtrades_2019-10-11_13.csv.gz"
 
 
@@ -108,9 +109,15 @@ def campaign(desk: scratch.Desk, arriving: list[Print], kills: int, dice: random
             running.append(kill(desk, running.pop(dice.randrange(2)), dice))
     desk.stop(*running)
     scratch.wait_for(lambda: db.rows(OTHERS) == [(0,)])  # what they were at ends with their last statements
-    for _ in building.build(feeds.TRADE, datetime.now(UTC)):
-        pass
+    build_all(datetime.now(UTC))
     return list(valid.values())
+
+
+def build_all(now: datetime) -> None:
+    """Candles of all trades that there are; any transaction, autovacuum's too, may hold them back for a moment."""
+    scratch.wait_for(lambda: not db.rows(HELD_BACK), every=0.001)
+    for _ in building.build(feeds.TRADE, now):
+        pass
 
 
 def kill(desk: scratch.Desk, victim: subprocess.Popen[bytes], dice: random.Random) -> subprocess.Popen[bytes]:
@@ -164,8 +171,7 @@ def wrong_seconds(seconds: int) -> int:
         end = bisect_right(times, now)
         tape.insert(prints[written:end]) if end > written else None
         written = end
-        for _ in building.build(feeds.TRADE, now):
-            pass
+        build_all(now)
         tickers.advance(now)
         window = prints[bisect_right(times, now - DAY) : end]
         values = [row.price for row in window]
@@ -224,8 +230,7 @@ def whole_tape() -> dict[str, int]:
     prints = list(on_tape())
     for n in range(0, len(prints), 20_000):
         tape.insert(prints[n : n + 20_000])
-    for _ in building.build(feeds.TRADE, datetime.now(UTC)):
-        pass
+    build_all(datetime.now(UTC))
     return {"tape as it was": wrong_candles(prints)}
 
 

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from threading import Timer
@@ -68,6 +67,11 @@ def ended(process, signal_number):
     process.send_signal(signal_number)
     output, _ = process.communicate(timeout=60)
     return output
+
+
+def is_well(url):
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.status == 200
 
 
 def tables(url):
@@ -190,16 +194,7 @@ def test_the_first_operator_is_told_once_and_the_page_answers_on_a_free_port(up,
     known = dotenv(project / ".nightdesk/local.env")
     assert known["PORT"] != "8000"
     assert f"the operator's page: http://127.0.0.1:{known['PORT']}" in said
-    for _ in range(100):
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{known['PORT']}/healthz") as answer,
-        ):
-            assert answer.status == 200
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError("the page does not answer")
+    until(lambda: is_well(f"http://127.0.0.1:{known['PORT']}/healthz"), every=0.1)
     ended(process, signal.SIGINT)
     again = up()
     assert "password" not in "".join(read_until(again, "at work"))

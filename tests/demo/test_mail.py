@@ -20,7 +20,7 @@ def message(subject="Price alert: BTCUSD above 90,000", text="Fired at 12:00.\n"
 
 @pytest.fixture
 def smtp(demo):
-    with smtplib.SMTP("127.0.0.1", demo.mail.port, timeout=5) as client:
+    with smtplib.SMTP("127.0.0.1", demo.mail.port, timeout=60) as client:
         yield client
 
 
@@ -79,7 +79,7 @@ def test_a_drop_after_data_leaves_the_sender_in_doubt_and_the_message_kept(smtp,
 
 def test_mails_are_files_where_a_folder_is_given(tmp_path):
     folder = tmp_path / "mail"
-    with running(mail_folder=folder) as demo, smtplib.SMTP("127.0.0.1", demo.mail.port, timeout=5) as client:
+    with running(mail_folder=folder) as demo, smtplib.SMTP("127.0.0.1", demo.mail.port, timeout=60) as client:
         client.send_message(message())
     (file,) = folder.glob("*.eml")
     assert b"Subject: Price alert: BTCUSD above 90,000" in file.read_bytes()

@@ -15,7 +15,7 @@ def campaign(name, *arguments):
     """Run it to its end; returns its verdict and what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", *arguments],
-        cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=150,
+        cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     shown = done.stdout[-6000:] + done.stderr[-3000:]
     assert done.stdout.strip(), shown

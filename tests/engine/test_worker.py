@@ -55,13 +55,13 @@ def horse_of(process):
 
 def said(process):
     """What a process that has ended wrote."""
-    return process.communicate(timeout=20)[0]
+    return process.communicate(timeout=60)[0]
 
 
 def rq(*arguments):
     """One of rq's own commands."""
     command = [str(Path(sys.executable).parent / "rq"), *arguments]
-    return subprocess.run(command, env={**os.environ}, capture_output=True, text=True, timeout=30, cwd=Path.cwd())
+    return subprocess.run(command, env={**os.environ}, capture_output=True, text=True, timeout=60, cwd=Path.cwd())
 
 
 def test_a_killed_work_horse_takes_nobody_along(worker, redis, log):
@@ -103,11 +103,11 @@ def test_all_workers_restarted_at_once_still_rescue_within_15_seconds(worker, re
         process.kill()
     time.sleep(2.5)  # so long a restart takes
     worker()
-    back = time.time()
-    until(lambda: len(words(log)) > 1)
+    with stopwatch() as took:
+        until(lambda: len(words(log)) > 1)
+    assert 2.5 + took.seconds < 15
     let_go(log)
     until(lambda: outcomes(run) == ["lost", "ok"])
-    assert 2.5 + float(lines(log)[1][-1]) - back < 15
 
 
 def test_a_paused_worker_that_wakes_up_is_fenced_and_starts_over(worker, redis, log):
@@ -127,10 +127,8 @@ def test_a_paused_worker_that_wakes_up_is_fenced_and_starts_over(worker, redis, 
         os.kill(pid, signal.SIGCONT)
     fine = put(redis, "fine")
     until(lambda: outcomes(fine) == ["ok"])
-    until(lambda: horse_of(zombie) not in (horse, None))
-    time.sleep(0.5)
+    until(lambda: horse_of(zombie) not in (horse, None) and len(StockWorker.all(connection=redis)) == 2)
     assert outcomes(run) == ["lost", "ok"]
-    assert len(StockWorker.all(connection=redis)) == 2
     for process in (zombie, other):
         process.terminate()
     assert "was taken for dead: starting over" in said(zombie)
