@@ -207,7 +207,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0, every: float 
 class Standstills(Thread):
     """When this machine stood still, which no promise of a campaign is about: spans of Unix seconds, from the start."""
 
-    TICK, LEAST = 0.02, 0.2  # seconds
+    TICK, LEAST = 0.01, 0.05  # seconds
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
