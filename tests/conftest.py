@@ -7,6 +7,7 @@ the tests against the PostgreSQL in /usr/lib/postgresql/15/bin.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,8 +38,16 @@ _POSTGRES = pytest.StashKey["servers.Postgres"]()
 _VALKEY = pytest.StashKey["servers.Valkey"]()
 
 
+# What a host, a terminal or a proxy says beside our own settings.
+SURROUNDINGS = ("RENDER_EXTERNAL_URL", "RENDER_GIT_COMMIT", "HEROKU_SLUG_COMMIT", "FORCE_COLOR", "TTY_COMPATIBLE")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the servers' addresses and shut out the settings of whoever runs the tests."""
+    ours = re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    for name in [*ours, *SURROUNDINGS, *(name for name in os.environ if name.endswith("_INTERVAL"))]:
+        os.environ.pop(name, None)
+    os.environ.update(COLUMNS="80", no_proxy="*", NO_PROXY="*")
     for file in (ROOT / ".env", ROOT / ".nightdesk/local.env"):
         for line in file.read_text().splitlines() if file.is_file() else []:
             os.environ[line.removeprefix("export ").partition("=")[0].strip()] = ""
