@@ -104,6 +104,8 @@ def record(
             db.array(f"{allowed_age(price.source).total_seconds()}s" for price in prices),
             db.array((old_at or {}).get(price.symbol) for price in prices),
             received_at,
+            received_at,
+            db.array([*(price.symbol for price in prices), *failures]),
         )
         settled = db.maps(
             _SETTLE,
@@ -131,19 +133,24 @@ def one_writer() -> Iterator[None]:
         yield
 
 
-# A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together. What a source
-# whose clock runs ahead says again is the same observation, though ours, by which it is written, has gone on.
+# A tick is appended under the lock of its quote: in one symbol, ids and times of ticks rise together. Quotes that are
+# settled afterwards are locked here too, all in the order in which readings.newest has them: nobody waits in a circle.
+# What a source whose clock runs ahead says again is the same observation, though ours, by which it is written, went on.
 _WRITE = """
 with seen as materialized (
   select s.symbol, s.price, least(s.said_at, now) as happened_at, s.said_at, s.source, s.allowed, s.old_at, now
   from unnest(%s::text[], %s::numeric[], %s::timestamptz[], %s::text[], %s::interval[], %s::timestamptz[])
          as s(symbol, price, said_at, source, allowed, old_at), cast(%s as timestamptz) as now
+), held as materialized (
+  select q.*, i.max_age
+  from cast(%s as timestamptz) as t(now), quote q join instrument i on i.symbol = q.symbol and i.active
+  where q.symbol = any(%s::text[]) or coalesce(q.stale_at <= t.now, false) <> coalesce(q.reason = 'old', false)
+  order by q.symbol for no key update of q
 ), newer as materialized (
   select s.*, q.state as was, q.price is distinct from s.price as changed,
-         coalesce(s.old_at, s.happened_at + coalesce(i.max_age, s.allowed)) as stale_at
-  from seen s join instrument i on i.symbol = s.symbol and i.active join quote q on q.symbol = s.symbol
+         coalesce(s.old_at, s.happened_at + coalesce(q.max_age, s.allowed)) as stale_at
+  from seen s join held q on q.symbol = s.symbol
   where q.happened_at is null or q.happened_at < s.happened_at and (q.said_at <> s.said_at or q.source <> s.source)
-  order by q.symbol for no key update of q  -- as readings.newest locks them
 ), written as (
   update quote q set
     price = n.price, source = n.source, happened_at = n.happened_at, received_at = n.now, said_at = n.said_at,
@@ -180,16 +187,12 @@ with answered as materialized (
   where i.active
 ), next as (
   select *, case when missing then 'missing' when reason is null then 'fresh' else 'stale' end as state from judged
-), other as materialized (
-  select n.* from next n join quote q on q.symbol = n.symbol
-  where (q.state, q.reason, q.error) is distinct from (n.state, n.reason, n.error)
-  order by q.symbol for no key update of q
 )
 update quote q set
   state = n.state, reason = n.reason, error = n.error,
   failing_since = case when n.error is not null then coalesce(q.failing_since, n.now) end
-from other n
-where q.symbol = n.symbol
+from next n
+where q.symbol = n.symbol and (q.state, q.reason, q.error) is distinct from (n.state, n.reason, n.error)
 returning q.symbol, q.price, q.happened_at, q.received_at, q.source, q.state, q.reason, q.error, n.was
 """
 

@@ -9,6 +9,7 @@ from peewee import PeeweeException
 
 import db
 from domain.alerts import Rule
+from domain.failures import Rejected
 from domain.measures import Reading
 from domain.prices import Price
 from models import alerts, prices, readings, triggers
@@ -309,37 +310,46 @@ def test_the_database_refuses_what_is_not_even_a_rule(column, value):
         )
 
 
-def test_alerts_that_begin_and_prices_that_are_written_wait_for_one_another_in_no_circle(database):
-    """The first prices of three streams are wanted in order, and written in another one."""
-    symbols = ("BTCUSD", "EURUSD", "XAUUSD")
+@pytest.mark.parametrize(
+    ("busy", "wanted", "seen", "failed", "writes_first"),
+    [
+        ("EURUSD", ("BTCUSD", "EURUSD", "XAUUSD"), ("XAUUSD", "BTCUSD"), (), False),
+        ("BTCUSD", ("EURUSD", "XAUUSD"), ("XAUUSD",), ("BTCUSD", "EURUSD"), True),
+    ],
+)
+def test_alerts_that_begin_and_prices_that_are_written_wait_for_one_another_in_no_circle(
+    database, busy, wanted, seen, failed, writes_first
+):
+    """Streams are wanted in order; their prices come in another one, and behind them what has failed."""
     failures: list[PeeweeException] = []
 
+    def read():
+        readings.newest([(symbol, "price") for symbol in wanted], NOW)
+
+    def write():
+        known = [Price(symbol, Decimal(1), NOW, "x") for symbol in seen]
+        prices.record(known, {symbol: Rejected("x") for symbol in failed}, NOW)
+
     def apart(work):
-        def run():
-            with db.database.connection_context():
-                try:
-                    with db.transaction():
-                        work()
-                except PeeweeException as error:
-                    failures.append(error)
+        with db.database.connection_context():
+            try:
+                with db.transaction():
+                    work()
+            except PeeweeException as error:
+                failures.append(error)
 
-        thread = Thread(target=run)
-        thread.start()
-        return thread
-
-    def waits(count):
-        return db.rows("select count(*) >= %s from pg_locks where not granted", count) == [(True,)]
-
+    threads: list[Thread] = []
     with db.transaction():
-        db.rows("select 1 from quote where symbol = 'EURUSD' for update")
-        reading = apart(lambda: readings.newest([(symbol, "price") for symbol in symbols], NOW))
-        while reading.is_alive() and not waits(1):
-            pass
-        seen = [Price(symbol, Decimal(1), NOW, "x") for symbol in ("XAUUSD", "BTCUSD")]
-        writing = apart(lambda: prices.record(seen, {}, NOW))
-        while writing.is_alive() and reading.is_alive() and not waits(2):
-            pass
-    reading.join(), writing.join()
+        db.rows("select 1 from quote where symbol = %s for update", busy)
+        for work in (write, read) if writes_first else (read, write):
+            threads.append(Thread(target=apart, args=(work,)))
+            threads[-1].start()
+            while all(thread.is_alive() for thread in threads) and db.rows(
+                "select count(*) < %s from pg_locks where not granted", len(threads)
+            ) == [(True,)]:
+                pass
+    for thread in threads:
+        thread.join()
     assert failures == []
 
 
