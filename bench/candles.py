@@ -5,10 +5,11 @@ python -m bench.candles [--pairs 1000] [--before 2000000] [--trades 13300] [--ro
 *build* is `models.building.build` from its first statement to its commit: finding the new trades, and adding them to
 the candles. *floor* is to read the new trades and to write as many candles as changed, with numbers that are there
 already. *late* is a build of 1,000 trades spread over the time before, whose buckets are made anew, and *none* one
-without new trades; *first* is that too, as the first thing in a connection, as in a job. The peer is what most
-projects do: for each pair and interval one aggregate over the trades of the present bucket and one upsert, on `--peer`
-pairs; its time is scaled to all of them. A build looks into each partition of the trades: it must cost the same whether
-they are kept for ten years or for ten days (`--kept 10`).
+without new trades; *first* is that too, as the first thing in a connection, as in a job. *As of* is to read the last
+candles of a pair, up to 500, as they were half an hour ago: those that have changed since are made again from their
+trades. The peer is what most projects do: for each pair and interval one aggregate over the trades of the present
+bucket and one upsert, on `--peer` pairs; its time is scaled to all of them. A build looks into each partition of the
+trades: it must cost the same whether they are kept for ten years or for ten days (`--kept 10`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import product
 from statistics import median
 
 import db
 from bench import scratch, tape
-from domain.candles import INTERVALS
-from models import building, feeds
+from domain.candles import INTERVALS, LENGTHS
+from models import building, candles, feeds
 
 TARGET_MS = 150.0
 MINUTE = timedelta(minutes=1)
@@ -80,6 +83,11 @@ def floor() -> None:
         transaction.rollback()
 
 
+def read(number: int, interval: str, at: datetime) -> None:
+    """The last candles of a pair as they were at an instant."""
+    candles.line(f"C{number}USD", interval, at - 500 * LENGTHS[interval], at, at)
+
+
 def naive(pairs: int, at: datetime) -> None:
     """A statement for each pair and interval; undone."""
     with db.database.atomic() as transaction:
@@ -115,7 +123,9 @@ def main() -> int:
         settle()
         build()
         settle()
-        times: dict[str, list[float]] = {"build": [], "floor": [], "none": [], "first": [], "late": []}
+        times: dict[str, list[float]] = {
+            name: [] for name in ("build", "floor", "none", "first", "late", "as of, 1m", "as of, 1M")
+        }
         for number in range(arguments.rounds):
             tape.trade(pairs, trades, now + number * MINUTE, MINUTE)
             times["floor"].append(took(floor))
@@ -126,18 +136,22 @@ def main() -> int:
             times["late"].append(took(build))
             with ThreadPoolExecutor(1) as other:
                 times["first"].append(other.submit(first_build).result())
+        for number, width in product(range(1, 11), ("1m", "1M")):
+            times[f"as of, {width}"].append(took(partial(read, number, width, now - 30 * MINUTE)))
         peer_ms = took(lambda: naive(arguments.peer, now + (arguments.rounds - 1) * MINUTE))
-        ((candles,),) = db.rows("select count(*) from candle")
+        ((count,),) = db.rows("select count(*) from candle")
     middle = {name: median(values) for name, values in times.items()}
     lines = [
-        [f"{trades:,} new trades", f"{middle['build']:.1f}"],
+        [f"build of {trades:,} new trades", f"{middle['build']:.1f}"],
         ["its floor", f"{middle['floor']:.1f}"],
-        ["1,000 late trades", f"{middle['late']:.1f}"],
-        ["no new trades", f"{middle['none']:.1f}"],
-        ["no new trades, first in a connection", f"{middle['first']:.1f}"],
+        ["build of 1,000 late trades", f"{middle['late']:.1f}"],
+        ["build of none", f"{middle['none']:.1f}"],
+        ["build of none, first in a connection", f"{middle['first']:.1f}"],
+        ["a pair's 1m candles as of half an hour ago", f"{middle['as of, 1m']:.1f}"],
+        ["a pair's 1M candles as of half an hour ago", f"{middle['as of, 1M']:.1f}"],
     ]
-    print(f"{pairs:,} pairs, {arguments.before:,} trades before, {candles:,} candles, {arguments.kept:,} days kept")
-    scratch.table(["build of", "ms"], lines)
+    print(f"{pairs:,} pairs, {arguments.before:,} trades before, {count:,} candles, {arguments.kept:,} days kept")
+    scratch.table(["", "ms"], lines)
     return scratch.verdict(
         "candles",
         middle["build"],
