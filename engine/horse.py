@@ -21,7 +21,7 @@ from redis.exceptions import TimeoutError as RedisSlow
 import db
 import queues
 from config import settings
-from engine import dependents, history, outages, steps
+from engine import dependents, ends, history, outages, steps
 from engine.board import Board
 from engine.line import Line
 from engine.memory import peak_mb, resident_mb
@@ -157,15 +157,16 @@ class Horse:
             call = asked(run)
             job = registered(run, call)
             if job.limit and not run.scheduled:  # somebody else's enqueue of a job with a limit: back, now with it
-                return json.dumps(_finish(replace(run, limits=json.dumps([job.limit])), Outcome("handed_back"), 0)), ""
+                limited = replace(run, limits=json.dumps([job.limit]))
+                return ends.finish(limited, Outcome("handed_back"), 0), ""
             outcome = self._attempt(run, job, call)
         except Refused as refusal:
             outcome = _refused(run, refusal)
         finally:
             self.board.clear()
         took = time.perf_counter() - clock
-        self.line.meanwhile = partial(self._say, run, call.path, outcome, took)
-        return json.dumps(_finish(run, outcome, took)), history.line(self._row(run, call, outcome, took))
+        self.line.meanwhile = partial(ends.say, run, call, outcome, took)
+        return ends.finish(run, outcome, took), ends.row(self.worker, run, call, outcome, took)
 
     def _attempt(self, run: Run, job: queues.Job, call: Call) -> Outcome:
         """Call the function; whatever it raises becomes an outcome, `except` for what ends the process."""
@@ -242,69 +243,9 @@ class Horse:
         if self.keeper.keep():
             self.last_query = self.flushed  # so long ago at the most, the database answered
 
-    def _row(self, run: Run, call: Call, outcome: Outcome, took: float) -> dict[str, Any]:
-        """What the run's history will tell, see models/runs.py."""
-        return {
-            "entry": run.entry or call.path.rpartition(".")[2] or run.id,
-            "run": run.id,
-            "job": call.path,
-            "queue": run.queue,
-            "args": {"args": call.args, "kwargs": call.kwargs},
-            "due": run.due,
-            "attempt": run.attempt,
-            "enqueued": run.enqueued,
-            "started": run.started,
-            "ended": run.started + took * 1000,
-            "outcome": outcome.name,
-            "counts": outcome.counts,
-            "worker": self.worker,
-            "error": outcome.error,
-            "fingerprint": outcome.fingerprint,
-            "version": settings.code_version,
-            "dead": outcome.dead,
-        }
-
-    def _say(self, run: Run, path: str, outcome: Outcome, took: float) -> None:
-        late = max(0, run.started - run.due)
-        counts = "".join(f" {k}={v}" for k, v in (outcome.counts or {}).items())
-        level = logging.ERROR if outcome.dead else logging.WARNING if outcome.error else logging.INFO
-        if not outcome.counted:  # every run would say the same until somebody makes room
-            outages.began(outages.SERVER_FULL, outcome.error)
-            level = logging.DEBUG
-        if log.isEnabledFor(level):
-            error = f" error={json.dumps(outcome.error)} fingerprint={outcome.fingerprint}" if outcome.error else ""
-            log.log(
-                level,
-                "job=%s run=%s attempt=%d outcome=%s ms=%.1f late_ms=%d%s%s",
-                path.removeprefix("jobs."), run.id, run.attempt, outcome.name, took * 1000, late, counts, error,
-            )  # fmt: skip
-            if outcome.dead:
-                log.error("%s", outcome.trace)
-
 
 def _refused(run: Run, refusal: Refused) -> Outcome:
     """While two versions of the code run, a scheduled job that this one does not know waits for the other."""
     outcome = of_exception(refusal, 1, 1)
     waits = isinstance(refusal, Unregistered) and run.entry and run.tried < 3
     return replace(outcome, name="retried", delay=10.0) if waits else outcome
-
-
-def _finish(run: Run, outcome: Outcome, took: float) -> dict[str, Any]:
-    """What take.lua needs to end a run, see there."""
-    end = {
-        "id": run.id,
-        "execution": run.execution,
-        "queue": run.queue,
-        "outcome": outcome.name,
-        "name": run.entry or "ad-hoc",
-        "seconds": round(took, 6),
-        "waited": max(0, run.started - run.enqueued_ms) / 1000,
-        "late": max(0, run.started - run.due) / 1000 if run.scheduled and run.attempt == 1 else None,
-        "limits": run.limits or "",
-        "ttl": run.ttl,
-        "result": steps.rq_json(outcome.counts) if outcome.counts is not None else None,
-        "exc": steps.rq_text(outcome.trace or outcome.error or "") if outcome.dead else None,
-        "tries": run.tried + outcome.counted,
-        "delay": round(outcome.delay * 1000),
-    }
-    return {name: value for name, value in end.items() if value is not None}  # JSON's null is true in Lua
