@@ -46,7 +46,7 @@ class Job:
     function: JobFunction
     queue: str
     timeout: int  # seconds
-    tries: int  # at most so many tries for Unavailable and lost workers; a bug or Rejected is not retried
+    tries: int  # at most, for what may pass and for lost workers; a bug or Rejected is not tried again
     limit: tuple[str, int] | None  # a key shared by jobs, and how many of them may run at once
 
     @property
@@ -64,8 +64,9 @@ def job(
     """Register a function as a job.
 
     It is called as `function(*args, due_at=…, **kwargs)`: `due_at` is the aware instant that the run
-    is for, the same over retries and rescues. It returns its counts (`{"changed": 3}`) or None; it
-    raises `Unavailable` to be tried again with backoff, and anything else to become a dead letter.
+    is for, the same over retries and rescues. It returns its counts (`{"changed": 3}`) or None.
+    After `Unavailable`, a lost connection or its time-out it is tried again with backoff; whatever else it
+    raises makes the run a dead letter.
     """
     if queue not in QUEUES:
         raise ValueError(f"no queue {queue!r}: one of {', '.join(QUEUES)}")

@@ -202,7 +202,7 @@ def _state(entry: str, raw: Any) -> State | None:
 def override(redis: Redis, entry: Entry, who: str, action: str, **change: Any) -> dict[str, Any]:
     """An operator's `change` (cadence=…, paused=…): a row with its audit row in one transaction, then into Redis.
 
-    Should this process die in between, a scheduler brings it to Redis within a minute. Raises ValueError, and has
+    Should this process die in between, a scheduler brings it to Redis within two minutes. Raises ValueError, and has
     changed nothing, if the entry's cadence would be one that this code cannot read or that never comes.
     """
     asked_at = steps.now(redis)
