@@ -28,7 +28,9 @@ NOW = datetime.now(UTC)
 DATA = """{"alert_id": 1, "subject": "BTCUSD", "stream": "price", "value": "2", "touches": 0,
            "previous": null, "source": "binance",
            "happened_at": "2026-11-23T12:00:05+00:00", "received_at": "2026-11-23T12:00:06+00:00",
-           "rule": {"condition": "above", "level": "1"}}"""
+           "rule": {"condition": "above", "level": "1", "target": "1", "band": "0", "way_back": null,
+                    "measure": "price", "direction": null, "frequency": "once", "bar": null, "base": null,
+                    "cooldown": null}}"""
 
 
 PLACE = "https://desk.example.com"
