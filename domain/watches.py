@@ -29,7 +29,7 @@ class Aim:
     `edge` is the moment of reaching the level from the near side; without it the rule holds from there on.
     """
 
-    side: str  # up, down, either (edges alone), at
+    side: str  # up, down, either (edges alone), at; date: no value reaches it, its day comes
     level: Decimal
     edge: bool = False
     band: Decimal = Decimal(0)  # of at: so far from the level is the same

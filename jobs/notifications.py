@@ -14,7 +14,7 @@ from typing import Any
 import config
 import db
 import events
-from domain.deliveries import MAX_TRIES, quiet_until, rest, wait
+from domain.deliveries import MAX_TRIES, Limit, quiet_until, rest, wait
 from domain.failures import Rejected, Unavailable
 from domain.links import Unsubscribe, token
 from domain.notifications import Message, known_zone, message, together
@@ -163,7 +163,7 @@ def unsubscribe(delivery: dict[str, Any]) -> str:
     return f"{config.settings.public_url}/unsubscribe/{token(delivery['link_key'], what)}"
 
 
-def limit(way: Way, delivery: dict[str, Any], turn: limits.Turn) -> Any:
+def limit(way: Way, delivery: dict[str, Any], turn: limits.Turn) -> Limit | None:
     """Whose limit it is that has been reached: the channel's or the address's."""
     return way.channel.limit if turn.everybody else way.channel.limit_of(delivery["target"])
 

@@ -182,7 +182,8 @@ def bury(max_tries: int) -> list[dict[str, Any]]:
              update delivery set state = 'dead', ended_at = now(), reason = case
                when expires_at <= now() then coalesce('too late: ' || reason, 'too late')
                else 'cut off ' || tries || ' times' end
-             where (state in ('pending', 'sending', 'failed') or state = 'held') and due_at <= now()
+             where (state in ('pending', 'sending', 'failed') or state = 'held')  -- each half has its index
+               and due_at <= now()
                and (expires_at <= now() or state = 'sending' and tries >= %s)
              returning id, channel, reason, ended_at
            ), along as (
