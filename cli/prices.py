@@ -47,7 +47,9 @@ def _row(row: dict[str, Any], now: datetime) -> dict[str, Any]:
 
 @prices.command()
 @click.argument("symbol")
-@click.option("--kind", type=click.Choice(KINDS), help="Which sources are asked; guessed from the symbol, by default.")
+@click.option(
+    "--kind", type=click.Choice(KINDS), help="Which sources are asked; as before, or guessed from the symbol."
+)
 @click.option(
     "--max-age", type=DURATION, help="When its price is stale, such as 5m; what its source allows, by default."
 )
@@ -62,9 +64,12 @@ def add(symbol: str, kind: str | None, max_age: timedelta | None, tick_size: Dec
         raise click.UsageError(f"{symbol!r} is not a symbol: letters, digits and . _ : -, at most 24")
     if tick_size is not None and not (tick_size.is_finite() and 0 < tick_size < HIGHEST):
         raise click.UsageError(f"a tick size of {tick_size} is not above 0")
-    chosen = kind or guess(symbol)
-    settled = {"kind": chosen, "max_age": max_age and str(max_age), "tick_size": tick_size and str(tick_size)}
     with db.database.connection_context(), db.transaction():
+        known = store.kind_of(symbol)
+        if kind and known == "pair":
+            raise click.UsageError(f"{symbol} is traded here: its price is that of its trades, whatever a {kind} has")
+        chosen = kind or known or guess(symbol)
+        settled = {"kind": chosen, "max_age": max_age and str(max_age), "tick_size": tick_size and str(tick_size)}
         new = store.add(symbol, chosen, max_age, tick_size)
         runs.audit(who, "prices add", symbol, None, settled)
     click.echo(f"{symbol} ({chosen}) is {'followed from now on' if new else 'changed'}")

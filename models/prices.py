@@ -233,6 +233,16 @@ def add(symbol: str, kind: str, max_age: timedelta | None, tick_size: Decimal | 
     return not known
 
 
+def kind_of(symbol: str) -> str | None:
+    """The kind of an instrument that was ever followed, or of a pair that is traded here; None for any other."""
+    found = db.rows(
+        """select kind from instrument where symbol = %s union all
+           select 'pair' from pair where symbol = %s limit 1""",
+        *(symbol, symbol),
+    )
+    return found[0][0] if found else None
+
+
 def follow(symbols: Collection[str], kind: str) -> None:
     """Follow instruments of a kind that are new; what is known, retired ones too, stays as it is."""
     db.rows(

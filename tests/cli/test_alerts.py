@@ -14,6 +14,7 @@ from domain.failures import Rejected
 from domain.measures import TYPES, Reading
 from domain.prices import Price
 from models import prices, readings, triggers
+from tests.exchange import open_market
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -214,6 +215,18 @@ def test_the_operators_page_has_the_same_types():
 def test_a_symbol_that_is_not_followed_is_refused_with_what_to_do(call):
     assert "add it with `nightdesk prices add ETHUSD`" in call("alerts", "add", "ETHUSD", "above", "1", code=1).output
     assert db.rows("select count(*) from app_user") == [(0,)]
+
+
+def test_an_instrument_keeps_its_sources_until_others_are_asked_for(call):
+    open_market()
+    db.rows("update pair set symbol = 'BTCUSDT'")
+    assert "(pair)" in call("prices", "add", "BTCUSDT").output
+    call("prices", "rm", "BTCUSDT")
+    assert "(pair)" in call("prices", "add", "BTCUSDT").output
+    assert "BTCUSDT is traded here" in call("prices", "add", "BTCUSDT", "--kind", "crypto", code=2).output
+    call("prices", "add", "GOLDX", "--kind", "other")
+    assert "(other)" in call("prices", "add", "GOLDX", "--max-age", "5m").output
+    assert "(stock)" in call("prices", "add", "GOLDX", "--kind", "stock").output
 
 
 def test_prices_are_listed_with_age_state_and_failure(call):
