@@ -199,12 +199,14 @@ def _say(alert_id: int, done: str | None, otherwise: str) -> None:
 def explain(trigger_id: int, as_json: bool) -> None:
     """Show why an alert fired: its inputs, how old they were, its rule; and decide again from them.
 
+    `nightdesk notifications why USER` shows the number of each firing, its trigger.
+
     The exit status is 1 if the same inputs do not fire it now.
     """
     with db.database.connection_context():
         row = store.trigger(trigger_id)
     if row is None:
-        raise click.ClickException(f"no trigger {trigger_id}: notifications carry the number, as trigger_id")
+        raise click.ClickException(f"no trigger {trigger_id}: see `nightdesk notifications why USER`")
     try:
         again = fires_again(row["rule"], row["waited"], row["value"], row["happened_at"])
         verdict = "the same: it fires" if again else "DIFFERENT: it does not fire"

@@ -47,8 +47,13 @@ def why(which: str, limit: int, as_json: bool) -> None:
         columns = {"at": "when", "channel": "channel", "what": "what happened"}
         title = f"{story['id']}, to {story['user']}: {story['title']}"
         show(title, columns, [step._asdict() for step in story["steps"]])
+        if story["trigger_id"]:
+            click.echo(f"why the alert fired: `nightdesk alerts explain {story['trigger_id']}`")
     else:
-        columns = {"id": "id", "created_at": "told", "kind": "kind", "title": "title", "deliveries": "deliveries"}
+        columns = {
+            "id": "id", "created_at": "told", "kind": "kind", "title": "title", "deliveries": "deliveries",
+            "trigger_id": "trigger",
+        }  # fmt: skip
         show(f"Notifications to {which}", columns, rows)
     if mode["mode"] != "live" or mode["place"] != config.settings.public_url:
         click.echo(said(mode))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import db
 from models import targets
@@ -26,6 +27,7 @@ def newest(user_ids: Collection[int], limit: int) -> list[dict[str, Any]]:
     """The newest notifications of users, with the state of each delivery in a word."""
     return db.maps(
         """select n.id, n.created_at, u.external_id as "user", n.kind, n.severity, n.subject, n.title, n.routed_at,
+             n.data ->> 'trigger_id' as trigger_id,
              (select string_agg(d.channel || ' ' || d.state, ', ' order by d.id) from delivery d
               where d.notification_id = n.id) as deliveries
            from notification n join app_user u on u.id = n.user_id
@@ -39,7 +41,7 @@ def of_notification(notification_id: int) -> dict[str, Any] | None:
     """A notification and its steps in order of time, those that are awaited last; None if there is no such one."""
     found = db.maps(
         """select n.id, n.user_id, u.external_id as "user", u.email, u.zone, n.kind, n.severity, n.subject, n.title,
-             n.created_at, n.expires_at, n.routed_at, n.read_at
+             n.created_at, n.expires_at, n.routed_at, n.read_at, n.data ->> 'trigger_id' as trigger_id
            from notification n join app_user u on u.id = n.user_id where n.id = %s""",
         notification_id,
     )
@@ -127,8 +129,8 @@ def _now(delivery: dict[str, Any]) -> list[Step]:
 
 
 def masked(channel: str, address: str) -> str:
-    """An address as an operator may see it: what follows a host is a password, in webhooks and Apprise's URLs."""
+    """An address as an operator may see it: all but the host is a password, and in Apprise's URLs the host may be."""
     if channel in ("discord", "webhook", "apprise"):
-        scheme, _, rest = address.partition("://")
-        return f"{scheme}://{rest.partition('/')[0] if channel != 'apprise' else '…'}/…{address[-4:]}"
+        url = urlsplit(address)
+        return f"{url.scheme}://{'…' if channel == 'apprise' else url.hostname}/…{address[-4:]}"
     return address

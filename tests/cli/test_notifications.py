@@ -10,7 +10,7 @@ import pytest
 
 import config
 import db
-from models import deliveries, notifications, routing, targets
+from models import deliveries, notifications, routing, targets, timeline
 from models.alerts import user_with
 
 PLACE = "https://desk.example.com"
@@ -22,8 +22,8 @@ def _place(monkeypatch):
     monkeypatch.setattr(config, "settings", dataclasses.replace(config.settings, public_url=PLACE))
 
 
-def tell(title: str = "an order has expired") -> int:
-    told = notifications.tell(user_with("ann@example.com"), "order", title)
+def tell(title: str = "an order has expired", **more: object) -> int:
+    told = notifications.tell(user_with("ann@example.com"), "order", title, **more)
     assert told
     return told
 
@@ -63,6 +63,26 @@ def test_why_tells_of_tries_rests_and_the_switch(call):
     targets.turn_switch("off", PLACE, "bob")
     deliveries.wake("email")
     assert "waits: delivery is switched off" in why(call, told)
+
+
+def test_why_names_the_firing_to_be_explained(call):
+    told = tell(data={"trigger_id": 7})
+    assert "nightdesk alerts explain 7" in why(call, told)
+    assert json.loads(call("notifications", "why", "ann@example.com", "--json").output)[0]["trigger_id"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("channel", "address", "shown"),
+    [
+        ("webhook", "https://example.com/hook/of/ann", "https://example.com/…/ann"),
+        ("webhook", "https://ann:hidden@example.com/hook/of/ann", "https://example.com/…/ann"),
+        ("webhook", "https://example.com?token=hidden-1234", "https://example.com/…1234"),
+        ("apprise", "ntfy://hidden:hidden@example.com/topic", "ntfy://…/…opic"),
+        ("telegram", "1001", "1001"),
+    ],
+)
+def test_an_address_is_shown_without_what_is_a_password(channel, address, shown):
+    assert timeline.masked(channel, address) == shown
 
 
 def test_why_lists_what_a_user_was_told(call):
