@@ -12,6 +12,7 @@ import db
 from models.fields import InstantField
 
 WAIT = timedelta(minutes=10)  # for a value that is late, before anybody is told
+ALERTS = 100_000  # so many say so at one look: when every source is away, the rest follows at the next ones
 
 
 class Silence(db.BaseModel):
@@ -38,14 +39,14 @@ def settle(now: datetime) -> Change:
     """Note which streams that alerts wait for are silent, and which are no more; tell each owner once, of all."""
     with db.transaction():
         ((begun, ended),) = db.rows(_NOTE, now - WAIT, now - WAIT)
-        ((told,),) = db.rows(_TELL)
-        db.rows(_SPEAK)
+        ((told,),) = db.rows(_TELL, ALERTS)
+        db.rows(_SPEAK, ALERTS)
     return Change(begun, ended, told)
 
 
 def tell_of(alerts: Sequence[int]) -> int:
     """Tell the owners of new alerts that wait for a stream that is silent already; how many."""
-    ((told,),) = db.rows(_TELL_NEW, list(alerts))
+    ((told,),) = db.rows(_TELL_NEW, list(alerts), ALERTS)
     return int(told)
 
 
@@ -98,7 +99,7 @@ _WATCHES = " union all ".join(
 _HUSH = """
 free as materialized (
   select a.id, q.state from quiet q join alert a on a.id = q.alert_id where a.status = 'active' and a.silence is null
-  for update of a skip locked
+  order by a.user_id limit %s for update of a skip locked
 ), hushed as (
   update alert a set silence = f.state from free f where a.id = f.id
   returning a.id, a.user_id, a.subject, a.stream
@@ -122,8 +123,8 @@ free as materialized (
 )
 """
 
-# A stream is looked at until nobody is left: one whose alert somebody else had is told at the next look, and so is one
-# whose alert was made at the moment at which its stream fell silent.
+# A stream is looked at until nobody is left: who had no turn, or whose alert somebody else had, is told at the next
+# look, and so is one whose alert was made at the moment at which its stream fell silent.
 _TELL = f"""
 with quiet as materialized (
   select w.alert_id, w.subject, w.stream, w.state from ({_WATCHES}) w join alert a on a.id = w.alert_id
@@ -141,7 +142,7 @@ update alert set silence = null where id = any(array(
   select id from alert a
   where a.silence is not null
     and not exists (select from silence s where s.subject = a.subject and s.stream = a.stream)
-  for update skip locked))
+  limit %s for update skip locked))
 """
 
 _TELL_NEW = f"""

@@ -52,6 +52,20 @@ def test_the_owners_of_alerts_on_a_silent_stream_are_told_once_and_their_alerts_
     assert silences.settle(LATER) == (0, 0, 0), "once"
 
 
+def test_of_more_alerts_than_one_look_takes_the_rest_follows_owner_by_owner(monkeypatch):
+    monkeypatch.setattr(silences, "ALERTS", 2)
+    tick("BTCUSD")
+    for by in ("bob@example.com", "ann@example.com", "bob@example.com", "ann@example.com"):
+        add("BTCUSD", by)
+    assert [silences.settle(LATER) for _ in range(3)] == [(1, 0, 1), (0, 0, 1), (0, 0, 0)]
+    assert [owner for owner, _ in told()] == ["bob@example.com", "ann@example.com"]
+    tick("BTCUSD", LATER)
+    silences.settle(LATER)
+    assert db.rows("select count(*) from alert where silence is null") == [(2,)]
+    silences.settle(LATER)
+    assert db.rows("select count(*) from alert where silence is null") == [(4,)]
+
+
 def test_a_silence_that_ends_is_forgotten_and_the_next_one_is_told_again():
     tick("BTCUSD")
     add("BTCUSD")
