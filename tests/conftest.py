@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-hypothesis.settings.register_profile("nightdesk", deadline=None)  # a law is about values, not about how busy we are
+hypothesis.settings.register_profile(
+    "nightdesk",
+    derandomize=True,  # the same values for the same code
+    deadline=None,  # a law is about values, not about how busy we are
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
 hypothesis.settings.load_profile("nightdesk")
 
 _FOLDER = pytest.StashKey[Path]()

@@ -8,7 +8,7 @@ from random import Random
 from threading import Thread
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peewee import IntegrityError, PeeweeException
 
@@ -213,7 +213,7 @@ TRADES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(TRADES, st.booleans(), st.randoms(use_true_random=False))
 def test_candles_equal_brute_force_whatever_the_order_of_arrival(exchange, trades, in_order, random):
     db.rows("delete from trade"), db.rows("delete from candle")

@@ -5,7 +5,7 @@ from decimal import Decimal
 from threading import Barrier, Thread
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peewee import IntegrityError, InternalError, PeeweeException
 
@@ -395,7 +395,7 @@ class Real:
         return True
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120)
 @given(steps=STEPS)
 def test_the_ledger_says_what_plain_code_says(database, steps):
     db.rows("select seed.restore()")

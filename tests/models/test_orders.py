@@ -7,7 +7,7 @@ from random import Random
 from threading import Thread
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peewee import IntegrityError, PeeweeException
 
@@ -365,7 +365,7 @@ def test_fills_expiries_and_cancels_at_once_end_each_order_once(database):  # no
 PARTS = st.lists(st.tuples(st.integers(1, 10**9), st.integers(0, 2_000)), max_size=5)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     quantity=st.integers(10**7, 10**10),
     price=st.integers(1, 9 * 10**5),
@@ -398,7 +398,7 @@ def test_an_order_holds_what_the_rest_of_it_needs_and_gives_back_what_was_not_pa
 
 
 @given(x=st.decimals(0, 10**12, places=24, allow_nan=False), scale=st.integers(0, 30), rate=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_the_database_reserves_what_plain_code_does(database, x, scale, rate):
     fee = Decimal(rate).scaleb(-7)
     ((found,),) = db.rows("select order_reserve('buy', %s, 1.37, %s, %s)", x, fee, scale)

@@ -7,7 +7,7 @@ from random import Random
 from threading import Barrier, Event, Thread
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peewee import PeeweeException
 
@@ -502,7 +502,7 @@ class Followed:
         self.standing = Standing(did.watch, (*fired, *fresh), touches, paused or did.paused)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(steps=STEPS, sizes=st.sampled_from([(20_000, 20_000, 10), (2, 1, 1), (3, 20_000, 10)]))
 def test_what_fires_is_what_following_each_alert_price_by_price_says(database, steps, sizes):
     db.rows("select seed.restore()")
