@@ -41,11 +41,18 @@ def seconds(text: str) -> float:
     return value
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError("a whole number of at least 1")
-    return int(text)
+def whole(most: int = 1_000_000_000) -> Callable[[str], int]:
+    """Parses a whole number from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
+            raise ValueError(f"a whole number from 1 to {most:,}")
+        return int(text)
+
+    return parse
+
+
+days = whole(36_500)  # a date so long ago can still be written
 
 
 def switch(text: str) -> bool:
@@ -133,9 +140,9 @@ class Settings:
     )
     timezone: ZoneInfo = setting("NIGHTDESK_TZ", "UTC", "the zone in which the commands show times", zone)
     code_version: str = setting("CODE_VERSION", "", "recorded with each run; Render's and Heroku's own are found")
-    run_days: int = setting("RUN_DAYS", "90", "days for which run history is kept", whole)
-    event_days: int = setting("EVENT_DAYS", "30", "days for which events are kept: how far a client can resume", whole)
-    worker_memory_mb: int = setting("WORKER_MEMORY_MB", "200", "a work-horse above this is replaced", whole)
+    run_days: int = setting("RUN_DAYS", "90", "days for which run history is kept", days)
+    event_days: int = setting("EVENT_DAYS", "30", "days for which events are kept: how far a client can resume", days)
+    worker_memory_mb: int = setting("WORKER_MEMORY_MB", "200", "a work-horse above this is replaced", whole())
     shutdown_grace: float = setting(
         "SHUTDOWN_GRACE", "25s", "time for running jobs at SIGTERM; Render and Heroku kill after 30 s", seconds
     )
@@ -146,17 +153,17 @@ class Settings:
         "APP_SECRET", "", "shared with the served app, which signs its users' tokens for /events with it", secret=True
     )
     web_host: str = setting("WEB_HOST", "0.0.0.0", "the address on which `web` listens; 127.0.0.1 in the demo")  # noqa: S104
-    port: int = setting("PORT", "8000", "where `web` listens; Render and Heroku set it", whole)
+    port: int = setting("PORT", "8000", "where `web` listens; Render and Heroku set it", whole(65_535))
     contact: str = setting("CONTACT", "", "an e-mail address or URL, sent in the User-Agent to outside services")
 
     # prices
     quote_ttl: float = setting("QUOTE_TTL", "15s", "how long a cached quote lives in Redis", seconds)
-    tick_days: int = setting("TICK_DAYS", "30", "days for which ticks are kept", whole)
+    tick_days: int = setting("TICK_DAYS", "30", "days for which ticks are kept", days)
     minute_days: int = setting(
-        "MINUTE_DAYS", "365", "days for which candles shorter than a day are kept; the others stay", whole
+        "MINUTE_DAYS", "365", "days for which candles shorter than a day are kept; the others stay", days
     )
-    trade_days: int = setting("TRADE_DAYS", "3650", "days for which single trades are kept; their candles stay", whole)
-    verify_days: int = setting("VERIFY_DAYS", "3", "days of candles that are verified every night", whole)
+    trade_days: int = setting("TRADE_DAYS", "3650", "days for which single trades are kept; their candles stay", days)
+    verify_days: int = setting("VERIFY_DAYS", "3", "days of candles that are verified every night", whole(366))
     binance_url: str = setting("BINANCE_URL", "https://data-api.binance.vision", "Binance market data", web)
     frankfurter_url: str = setting("FRANKFURTER_URL", "https://api.frankfurter.dev/v1", "Frankfurter, ECB rates", web)
     gold_api_url: str = setting("GOLD_API_URL", "https://api.gold-api.com", "gold-api.com, spot metals", web)
@@ -184,20 +191,20 @@ class Settings:
     finnhub_key: str = setting("FINNHUB_KEY", "", "Finnhub's key: US stocks, earnings", secret=True)
     twelve_data_url: str = setting("TWELVE_DATA_URL", "https://api.twelvedata.com", "Twelve Data, stocks", web)
     twelve_data_key: str = setting("TWELVE_DATA_KEY", "", "Twelve Data's key: stocks of many markets", secret=True)
-    twelve_data_day: int = setting("TWELVE_DATA_DAY", "800", "credits a day that its plan grants", whole)
-    twelve_data_minute: int = setting("TWELVE_DATA_MINUTE", "8", "credits a minute that its plan grants", whole)
+    twelve_data_day: int = setting("TWELVE_DATA_DAY", "800", "credits a day that its plan grants", whole())
+    twelve_data_minute: int = setting("TWELVE_DATA_MINUTE", "8", "credits a minute that its plan grants", whole())
     alpha_vantage_url: str = setting("ALPHA_VANTAGE_URL", "https://www.alphavantage.co", "Alpha Vantage, stocks", web)
     alpha_vantage_key: str = setting(
         "ALPHA_VANTAGE_KEY", "", "Alpha Vantage's key: stocks, fundamentals, earnings, dividends", secret=True
     )
-    alpha_vantage_day: int = setting("ALPHA_VANTAGE_DAY", "25", "calls a day that its plan grants", whole)
+    alpha_vantage_day: int = setting("ALPHA_VANTAGE_DAY", "25", "calls a day that its plan grants", whole())
 
     # notifications
     smtp_url: str = setting(
         "SMTP_URL", "", "mail server: smtp://user:password@host:587, smtps://…:465", url("smtp", "smtps"), secret=True
     )
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails", mailbox)
-    mails_per_minute: int = setting("MAILS_PER_MINUTE", "600", "what the mail server takes", whole)
+    mails_per_minute: int = setting("MAILS_PER_MINUTE", "600", "what the mail server takes", whole())
     telegram_url: str = setting("TELEGRAM_URL", "https://api.telegram.org", "Telegram's Bot API", web)
     telegram_token: str = setting("TELEGRAM_TOKEN", "", "the bot that writes to users' chats", secret=True)
     line_url: str = setting("LINE_URL", "https://api.line.me", "LINE's Messaging API", web)
@@ -212,9 +219,9 @@ class Settings:
     public_url: str = setting(
         "PUBLIC_URL", "", "where `web` is reached from outside: for links in mails, and what delivery is live for", web
     )
-    notification_days: int = setting("NOTIFICATION_DAYS", "90", "days for which notifications are kept", whole)
+    notification_days: int = setting("NOTIFICATION_DAYS", "90", "days for which notifications are kept", days)
     trigger_days: int = setting(
-        "TRIGGER_DAYS", "365", "days for which firings of alerts and their inputs are kept", whole
+        "TRIGGER_DAYS", "365", "days for which firings of alerts and their inputs are kept", days
     )
     operator_email: str = setting(
         "OPERATOR_EMAIL", "operator@localhost", "whose alerts are those that the command adds without --user", address

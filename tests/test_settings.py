@@ -89,3 +89,11 @@ def test_up_on_the_real_services_takes_no_address_of_this_machine_for_the_place_
     assert config.load(up.Desk(servers, [], 1)._environment()).public_url == ""
     monkeypatch.setenv("RENDER_EXTERNAL_URL", "https://desk.example.com")
     assert config.load(up.Desk(servers, [], 1)._environment()).public_url == "https://desk.example.com"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "²", "99999", "999999999"])
+def test_a_number_that_would_break_later_stops_the_start_with_its_name(value):
+    days = [f.metadata["variable"] for f in config.variables() if f.name.endswith("_days")]
+    for variable in ("PORT", *days):
+        with pytest.raises(config.WrongSetting, match=f"^{variable}: '{value}' is not a whole number from 1 to "):
+            config.load({variable: value})
