@@ -276,16 +276,29 @@ def parsed(variable: str, text: str, parse: Callable[[str], Any], secret: bool =
 
 def dotenv(path: Path) -> dict[str, str]:
     """`NAME=value` lines of a file; `#` starts a comment line; a missing file is empty."""
-    if not path.is_file():
-        return {}
-    lines = (line.strip() for line in path.read_text().splitlines())
+    try:
+        text = path.read_text() if path.is_file() else ""
+    except PermissionError:
+        raise WrongSetting(f"{path} cannot be read by this user: run as its owner") from None
+    lines = (line.strip() for line in text.splitlines())
     pairs = (line.removeprefix("export ").split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip().strip("'\"") for name, value in pairs}
 
 
 def environment() -> dict[str, str]:
     """The merged environment that `settings` and child processes are made from."""
-    return {**dotenv(STATE / "local.env"), **dotenv(ROOT / ".env"), **os.environ}
+    stronger = {**dotenv(ROOT / ".env"), **os.environ}
+    try:
+        return {**dotenv(STATE / "local.env"), **stronger}
+    except WrongSetting as closed:  # another user's servers: no matter to who has named others
+        if stronger.get("DATABASE_URL") and stronger.get("REDIS_URL"):
+            return stronger
+        raise WrongSetting(f"{closed}, or set DATABASE_URL and REDIS_URL") from None
+
+
+def given() -> dict[str, str]:
+    """What the operator has set; not what an earlier run left in local.env. Empty is not set."""
+    return {name: value for name, value in {**dotenv(ROOT / ".env"), **os.environ}.items() if value}
 
 
 settings = load(environment())

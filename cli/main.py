@@ -85,12 +85,23 @@ def main() -> None:
             _fail(f"{str(error).splitlines()[0]} in the database: run `nightdesk migrate`", 1)
         if not _is_outage(error):
             raise
-        _fail(f"{' '.join(str(error).split())} (is `./nightdesk up` running, or DATABASE_URL and REDIS_URL right?)", 1)
+        _fail(f"{' '.join(str(error).split())} ({_question(error)})", 1)
+
+
+def _question(error: Exception) -> str:
+    """What to look at when a server is away."""
+    import config
+
+    variable = "REDIS_URL" if _library(error) == "redis" else "DATABASE_URL"
+    return f"is {variable} right, and its server up?" if variable in config.given() else "is `./nightdesk up` running?"
+
+
+def _library(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _is_outage(error: Exception) -> bool:
-    library = type(error).__module__.partition(".")[0]
-    return library in {"peewee", "psycopg2", "redis"} and type(error).__name__ in {
+    return _library(error) in {"peewee", "psycopg2", "redis"} and type(error).__name__ in {
         "OperationalError",
         "InterfaceError",
         "ConnectionError",

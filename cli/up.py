@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -26,7 +27,11 @@ DEMO_STOCKS = ("AAPL", "MSFT", "NVDA", "VOD.L", "0700.HK", "7203.T", "PTT.BK")  
 
 @click.command()
 @click.option("--demo/--no-demo", default=True, help="A world of local servers in place of the outside APIs.")
-@click.option("--replay", type=click.Path(exists=True, file_okay=False, resolve_path=True), help="Recorded data.")
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Recorded data.",
+)
 @click.option("--seed", type=int, help="The simulated world to run in.")
 @click.option("--speed", type=float, help="How fast the demo world's clock runs.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many `worker` processes.")
@@ -103,7 +108,7 @@ class Desk:
         """Start the demo world and wait until it has written its addresses; the page is then for this machine alone."""
         self.found["WEB_HOST"] = "127.0.0.1"
         if "web" in self.lines:
-            self.found["PUBLIC_URL"] = f"http://127.0.0.1:{_given().get('PORT', self.found['PORT'])}"
+            self.found["PUBLIC_URL"] = f"http://127.0.0.1:{config.given().get('PORT', self.found['PORT'])}"
         self.addresses.unlink(missing_ok=True)
         command = ["python", "-m", "demo", "--traders", "--env-file", str(self.addresses), *options]
         self.world.add([Program("demo", shlex.join(command))])
@@ -140,7 +145,7 @@ class Desk:
                 yield name, line
 
     def _environment(self) -> dict[str, str]:
-        merged = {**self.found, **_given()}
+        merged = {**self.found, **config.given()}
         return {
             **merged,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -155,7 +160,7 @@ class Desk:
             "  ./nightdesk status                        what runs, how late, how old the prices are",
             "  ./nightdesk alerts add BTCUSD above 1     an alert that fires at once, and its mail",
             *(["  ls .nightdesk/mail                        the mails that it sent"] if self.world.programs else []),
-            "  set -a; . .nightdesk/local.env; set +a    the addresses, for psql, rq info and others",
+            "  (set -a; . .nightdesk/local.env; rq info) with the addresses, for psql and others too",
         ):
             self.desk.say("up", line)
 
@@ -170,16 +175,15 @@ def _free_port(preferred: int = 8000) -> int:
     return preferred
 
 
-def _given() -> dict[str, str]:
-    """What the operator has set; not what an earlier run left in local.env. Empty is not set."""
-    return {name: value for name, value in {**dotenv(ROOT / ".env"), **os.environ}.items() if value}
-
-
 @contextmanager
 def _alone() -> Iterator[None]:
     """Refuse to run twice in one project; the lock goes with the process, however it ends."""
-    STATE.mkdir(mode=0o700, exist_ok=True)
-    with (STATE / "up.lock").open("a") as lock:
+    try:
+        STATE.mkdir(mode=0o700, exist_ok=True)
+        lock = (STATE / "up.lock").open("a")
+    except PermissionError:
+        raise click.ClickException(f"{STATE} cannot be written by this user: use a clone of your own") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -198,8 +202,11 @@ def _servers() -> Iterator[tuple[dict[str, str], list[servers.Server]]]:
     }
     with ExitStack() as stack:
         for variable, make in makers.items():
-            urls[variable] = _given().get(variable, "")
-            if not urls[variable]:
+            urls[variable] = config.given().get(variable, "")
+            if urls[variable]:
+                place = urlsplit(urls[variable])
+                click.echo(f"{variable} is set: using the server at {place.netloc.rpartition('@')[2] or place.path}")
+            else:
                 running.append(make(STATE))
                 urls[variable] = stack.enter_context(running[-1])
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import select
 import socket
 import ssl
@@ -97,3 +99,30 @@ def test_a_number_that_would_break_later_stops_the_start_with_its_name(value):
     for variable in ("PORT", *days):
         with pytest.raises(config.WrongSetting, match=f"^{variable}: '{value}' is not a whole number from 1 to "):
             config.load({variable: value})
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """The state of another user's `up`, as a second user meets it."""
+    state = tmp_path / "another's"
+    state.mkdir(mode=0)
+    monkeypatch.setattr(config, "STATE", state)
+    monkeypatch.setattr(config, "ROOT", Path("/none"))
+    if was_root := os.geteuid() == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    yield state
+    if was_root:
+        os.seteuid(0)
+
+
+def test_a_second_user_is_told_which_file_is_closed_and_what_to_set(closed, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "")
+    with pytest.raises(config.WrongSetting, match=r"local\.env cannot be read .* or set DATABASE_URL and REDIS_URL$"):
+        config.environment()
+
+
+def test_a_second_user_who_has_named_the_servers_needs_no_file_of_anothers(closed, monkeypatch):
+    named = {"DATABASE_URL": "postgresql://host/db", "REDIS_URL": "redis://host"}
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert named.items() <= config.environment().items()

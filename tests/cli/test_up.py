@@ -144,6 +144,8 @@ def test_a_server_that_dies_is_started_again(up, project):
 def test_servers_that_are_set_are_used_and_none_is_started(up, project, postgres, valkey):
     process = up(DATABASE_URL=postgres.url, REDIS_URL=valkey.url)
     said = read_until(process, "up UTC")
+    assert said[0] == f"DATABASE_URL is set: using the server at 127.0.0.1:{postgres.port}\n"
+    assert said[1] == f"REDIS_URL is set: using the server at 127.0.0.1:{valkey.port}\n"
     assert valkey.url in said[-1]
     assert not list((project / ".nightdesk").glob("postgres*"))
     ended(process, signal.SIGINT)
@@ -243,6 +245,7 @@ def test_a_database_that_is_away_is_one_line(nightdesk):
     done = nightdesk("migrate", DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
     assert done.returncode == 1
     assert done.stderr.startswith("nightdesk: ")
+    assert done.stderr.endswith("(is DATABASE_URL right, and its server up?)\n")
     assert "Traceback" not in done.stderr
 
 
