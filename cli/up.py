@@ -20,9 +20,23 @@ import config
 from cli import processes, servers
 from cli.supervisor import Program, Supervisor, meaning, procfile
 from config import ROOT, STATE, dotenv
+from demo.recorded import recordings
 
 DEMO_SECONDS = 20  # for the demo world to answer
+FASTEST = 100_000  # times as fast as ours, for the demo world's clock
 DEMO_STOCKS = ("AAPL", "MSFT", "NVDA", "VOD.L", "0700.HK", "7203.T", "PTT.BK")  # somewhere a market is open
+
+
+def _recorded(_: click.Context, __: click.Parameter, folder: str | None) -> str | None:
+    if folder and not recordings(Path(folder)):
+        raise click.BadParameter(f"{folder} has no recorded prices")
+    return folder
+
+
+def _speed(_: click.Context, __: click.Parameter, speed: float | None) -> float | None:
+    if speed is not None and not 0 < speed <= FASTEST:
+        raise click.BadParameter(f"{speed:g} is not above 0 and at most {FASTEST:,}")
+    return speed
 
 
 @click.command()
@@ -30,16 +44,19 @@ DEMO_STOCKS = ("AAPL", "MSFT", "NVDA", "VOD.L", "0700.HK", "7203.T", "PTT.BK")  
 @click.option(
     "--replay",
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    callback=_recorded,
     help="Recorded data.",
 )
 @click.option("--seed", type=int, help="The simulated world to run in.")
-@click.option("--speed", type=float, help="How fast the demo world's clock runs.")
+@click.option("--speed", type=float, callback=_speed, help="How fast the demo world's clock runs.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many `worker` processes.")
 def up(demo: bool, replay: str | None, seed: int | None, speed: float | None, workers: int) -> None:
     """Start everything here: servers, database, demo world, scheduler, workers; until Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = {"--replay": replay, "--seed": seed, "--speed": speed}
     world = [part for option, value in options.items() if value is not None for part in (option, str(value))]
+    if world and not demo:
+        raise click.UsageError(f"{world[0]} is for the demo world, and --no-demo goes without it")
     with _alone():
         for name in processes.stop_leftovers(STATE):
             click.echo(f"stopped {name}, left behind by an earlier run")

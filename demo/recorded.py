@@ -59,14 +59,21 @@ class RecordedMarket(Market):
 
 def read(folder: Path) -> dict[str, Series]:
     """The finest series of each symbol in the folder; files of one kind follow one another in time."""
+    finest = {
+        symbol: min(groups.values(), key=lambda paths: _step(paths[0])) for symbol, groups in recordings(folder).items()
+    }
+    return {symbol: _series(paths) for symbol, paths in finest.items()}
+
+
+def recordings(folder: Path) -> Mapping[str, Mapping[tuple[str, ...], list[Path]]]:
+    """The files with prices of each symbol in the folder, by their kind."""
     kinds: dict[str, dict[tuple[str, ...], list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.rglob("*.csv*")):
         symbol = _symbol(path)
         columns = _columns(path) if symbol else ()
         if symbol and _readable(columns):
             kinds[symbol][(*columns, str(path.parent))].append(path)
-    finest = {symbol: min(groups.values(), key=lambda paths: _step(paths[0])) for symbol, groups in kinds.items()}
-    return {symbol: _series(paths) for symbol, paths in finest.items()}
+    return kinds
 
 
 def _symbol(path: Path) -> str | None:

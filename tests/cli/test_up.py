@@ -14,10 +14,12 @@ from threading import Timer
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
 import config
 import db
 from cli import processes, servers
+from cli.up import up as command
 from config import dotenv
 from tests.waiting import until
 
@@ -219,6 +221,24 @@ def test_several_workers_are_told_apart(up, project):
     assert "worker.1        | hello" in said
     assert "worker.2        | hello" in said
     ended(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--speed", "nan"], "nan is not above 0"),
+        (["--speed", "0"], "0 is not above 0"),
+        (["--speed", "-1"], "-1 is not above 0"),
+        (["--speed", "inf"], "inf is not above 0 and at most 100,000"),
+        (["--replay", "docs"], "docs has no recorded prices"),
+        (["--no-demo", "--speed", "3"], "--speed is for the demo world"),
+    ],
+)
+def test_options_that_no_demo_world_takes_are_refused_before_anything_starts(monkeypatch, options, says):
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(command, options)
+    assert result.exit_code == 2
+    assert says in result.output
 
 
 def test_a_wrong_setting_stops_the_start_with_its_name(up):
