@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
@@ -77,6 +79,27 @@ def one_user_or_new(name: str) -> int:
     except ValueError as wrong:
         raise click.UsageError(f"{name!r} is not {wrong}, nor the app's id of a user") from wrong
 
+
+def me() -> str:
+    """Who calls: the name of the account, or its number where that has no name (`docker run -u 12345`)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 made it the second
+        return f"uid {os.getuid()}"
+
+
+def for_audit(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """What is said for the audit: something, and at most 200 characters."""
+    said = value.strip() if value is not None else None
+    if said is not None and not 0 < len(said) <= 200:
+        raise click.BadParameter("1 to 200 characters are kept in the audit", ctx, param)
+    return said
+
+
+who_option = click.option(
+    "--who", default=me, callback=for_audit, help="Who is written into the audit; you, by default."
+)
+why_option = click.option("--why", required=True, callback=for_audit, help="The reason; it is kept in the audit.")
 
 NUMBER = Parsed("number", number)
 DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-
 import click
 
 import db
+from cli.arguments import who_option
 from cli.output import json_option, show
 from engine import letters
 from models import runs
-
-who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
 
 
 @click.group()

@@ -9,15 +9,13 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import NUMBER
-from cli.dead import who_option
+from cli.arguments import NUMBER, who_option, why_option
 from cli.output import json_option, show
 from domain.deposits import STATES
 from domain.spans import span
 from models import chains, crediting, incidents, proofs, runs
 from models import deposits as store
 
-why_option = click.option("--why", required=True, help="The reason; it is kept in the audit.")
 COLUMNS = {
     "id": "id", "user": "user", "chain": "chain", "sum": "amount", "state": "state", "blocks": "confirmations",
     "age": "for", "where": "transaction", "reason": "reason",

@@ -11,13 +11,11 @@ import click
 from peewee import IntegrityError
 
 import db
-from cli.arguments import NUMBER, one_user
-from cli.dead import who_option
+from cli.arguments import NUMBER, one_user, who_option, why_option
 from cli.output import json_option, show
 from models import crediting, runs
 from models import ledger as store
 
-why_option = click.option("--why", required=True, help="The reason, for the audit.")
 ACCOUNT_COLUMNS = {
     "id": "account", "name": "of", "asset": "asset", "available": "available", "locked": "locked", "owed": "owed",
     "frozen_reason": "frozen",

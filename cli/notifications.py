@@ -9,8 +9,7 @@ import click
 
 import config
 import db
-from cli.arguments import CLOCK, KIND, one_user
-from cli.dead import who_option
+from cli.arguments import CLOCK, KIND, one_user, who_option
 from cli.output import json_option, show, when
 from clients import addresses
 from models import deliveries as store

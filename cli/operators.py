@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import secrets
 import sys
 from typing import NoReturn
@@ -10,11 +9,10 @@ from typing import NoReturn
 import click
 
 import db
+from cli.arguments import who_option
 from cli.output import json_option, show
 from domain.failures import Rejected
 from models import runs
-
-who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
 
 
 @click.group()

@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import DURATION, NUMBER
-from cli.dead import who_option
+from cli.arguments import DURATION, NUMBER, who_option
 from cli.output import json_option, show
 from domain.prices import HIGHEST, KINDS, SYMBOL
 from domain.spans import span

@@ -6,7 +6,7 @@ import click
 from peewee import OperationalError
 
 import db
-from cli.dead import who_option
+from cli.arguments import who_option
 from cli.output import json_option, show
 from engine.outcome import sqlstate
 from models import clusters, runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -13,15 +12,13 @@ import click
 
 import config
 import db
-from cli.arguments import INSTANT, Parsed
+from cli.arguments import INSTANT, Parsed, who_option
 from cli.output import json_option, show, when
 from config import settings
 from domain.cadence import Cadence, cadence
 from domain.spans import span
 from engine import entries
 from models import sessions
-
-who_option = click.option("--who", default=getpass.getuser, help="Who is written into the audit; you, by default.")
 
 
 @click.command()

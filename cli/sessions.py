@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import Parsed
-from cli.dead import who_option
+from cli.arguments import Parsed, for_audit, who_option
 from cli.output import json_option, show
 from domain.sessions import WEEKS, Session, Week
 from models import runs
@@ -40,7 +39,7 @@ def _hours(text: str) -> tuple[float, float]:
 
 DAY, HOURS = Parsed("day", _day), Parsed("hours", _hours)
 MARKET = click.Choice(list(WEEKS), case_sensitive=False)
-why_option = click.option("--why", help="What is written beside it.")
+why_option = click.option("--why", callback=for_audit, help="What is written beside it.")
 
 
 @click.group()

@@ -10,8 +10,7 @@ import click
 
 import config
 import db
-from cli.arguments import NUMBER, one_user_or_new
-from cli.dead import who_option
+from cli.arguments import NUMBER, one_user_or_new, who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
