@@ -16,6 +16,7 @@ from domain.spans import span
 from models import chains, crediting, incidents, proofs, runs
 from models import deposits as store
 
+FAR = 10_000  # blocks: to read so many again takes minutes, and credits nothing new meanwhile
 COLUMNS = {
     "id": "id", "user": "user", "chain": "chain", "sum": "amount", "state": "state", "blocks": "confirmations",
     "age": "for", "where": "transaction", "reason": "reason",
@@ -117,16 +118,39 @@ def release(deposit_id: int, why: str, who: str) -> None:
 @deposits.command()
 @click.argument("chain")
 @click.argument("number", type=click.IntRange(1))
+@click.option("--far", is_flag=True, help=f"Also where it is more than {FAR:,} blocks.")
 @why_option
 @who_option
-def rescan(chain: str, number: int, why: str, who: str) -> None:
-    """Read a chain again from block NUMBER on: after an asset was added, say. What is known stays as it is."""
+def rescan(chain: str, number: int, far: bool, why: str, who: str) -> None:
+    """Read a chain again from block NUMBER on: after an asset was added, say. What is known stays as it is.
+
+    If NUMBER was too low, say a higher one: the chain goes on from there, where it had been read so far before. Only
+    the newest blocks are read again whatever you say, as others may have taken their place meanwhile.
+    """
     with db.database.connection_context(), db.transaction():
         known = _known(chain)
+        blocks = (known["cursor"] or 0) - number + 1
+        if blocks > FAR and not far:
+            raise click.ClickException(
+                f"{blocks:,} blocks would be read again, up to {known['cursor']}: say --far if you mean it"
+            )
+        before = chains.read_to(chain)
         if not chains.rewind(chain, None, number):
-            raise click.ClickException(f"{chain} has not been read up to {number}, but to {known['cursor']}")
-        runs.audit(who, "deposits rescan", chain, {"cursor": known["cursor"]}, {"from": number, "why": why})
-    click.echo(f"{chain} is read again from {number}")
+            _skip(known, number)
+        old = {"cursor": known["cursor"], "read_to": before}
+        runs.audit(who, "deposits rescan", chain, old, {"from": number, "why": why})
+    again = f"is read again from {number}: {blocks:,} blocks" if blocks > 0 else f"goes on from {number}"
+    click.echo(f"{chain} {again}")
+
+
+def _skip(known: dict[str, Any], number: int) -> None:
+    """Go on from a later block, if the chain had been read so far, and deeper than a reorg goes."""
+    chain, before = known["name"], chains.was_read_to(known["name"])
+    highest = before - known["kept"] + 1
+    if number > highest:
+        further = f"; it can go on from {highest} at the highest" if highest > (known["cursor"] or 0) else ""
+        raise click.ClickException(f"{chain} has not been read up to {number}, but to {known['cursor']}{further}")
+    chains.skip(chain, number)
 
 
 @deposits.command()

@@ -42,14 +42,20 @@ def scan_chain(chain: str, due_at: datetime) -> dict[str, int]:
 
 
 def pages(node: Node, chain: str) -> Iterator[dict[str, int]]:
-    """Read and write page after page, up to the head."""
+    """Read and write page after page, up to the head.
+
+    A node that lacks the block of a tag by which an asset is final is shown as failing: what waits for it stays where
+    it is, and all else goes on.
+    """
     head = look(node, chain)
+    lacks = lacking(node, chain, head)
     verify_decimals(node, chain, chains.unverified(chain))
     more = True
     while more:
         known = chains.known(chain)
         numbers = span(known["cursor"], head.number, OVERLAP, node.page, since=known["watched"] / known["block_time"])
         done, last = read(node, known, numbers)
+        chains.went_on(chain, lacks)
         more = numbers[-1] == last.number < head.number
         yield done
 
@@ -57,8 +63,7 @@ def pages(node: Node, chain: str) -> Iterator[dict[str, int]]:
 def look(node: Node, chain: str) -> Head:
     """Where the node's chain is; where it has left what we have read, we go back with it.
 
-    Raises Rejected for a node of another chain, and Unavailable for one that lags. One that lacks the block of a tag by
-    which an asset is final is shown as failing: what waits for it stays where it is, and all else goes on.
+    Raises Rejected for a node of another chain, and Unavailable for one that lags.
     """
     head, known = node.fetch_head(), chains.known(chain)
     if head.identity != known["identity"]:
@@ -75,11 +80,14 @@ def look(node: Node, chain: str) -> Head:
             known = chains.known(chain)
     if head.number < (known["cursor"] or 0):
         raise Unavailable(f"{node.provider.name}: it lags: its head is {head.number}, we have {known['cursor']}")
-    waits = sorted(head.lacks & {rule.tag for rule in chains.rules(chain).values() if rule.tag})
-    chains.answered(
-        chain, head.number, f"{node.provider.name}: it has no {' and no '.join(waits)} block" if waits else None
-    )
+    chains.answered(chain, head.number)
     return head
+
+
+def lacking(node: Node, chain: str, head: Head) -> str | None:
+    """The blocks of tags by which an asset is final that the node does not have."""
+    waits = sorted(head.lacks & {rule.tag for rule in chains.rules(chain).values() if rule.tag})
+    return f"{node.provider.name}: it has no {' and no '.join(waits)} block" if waits else None
 
 
 def go_back(node: Node, known: dict[str, Any]) -> None:
@@ -126,7 +134,9 @@ def read(node: Node, known: dict[str, Any], numbers: range) -> tuple[dict[str, i
             chain, "false_head", name, f"its head is {numbers[-1]} or above, and it has no block {missing}"
         )
         if not page.blocks:
-            raise Unavailable(f"{name}: it has no block {missing}")
+            old = known["head"] - missing >= known["kept"]
+            remedy = f": set a node that keeps old ones, or say a later one: `nightdesk deposits rescan {chain} NUMBER`"
+            raise Unavailable(f"{name}: it has no block {missing}{remedy if old else ''}")
     ours = node.fetch_outcomes(chains.of_ours(chain, list(dict.fromkeys(page.payments))))
     with db.transaction():
         if not chains.move(chain, known["version"], page.blocks, addresses if node.by_address else None):

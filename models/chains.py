@@ -221,13 +221,18 @@ def move(chain: str, version: int, blocks: Sequence[Block], addresses: Iterable[
     return True
 
 
-def answered(chain: str, head: int, error: str | None = None) -> None:
-    """The node of a chain has answered, and says that its newest number is this; and what it lacks."""
+def answered(chain: str, head: int) -> None:
+    """The node of a chain has answered, and says that its newest number is this."""
+    db.rows("update chain set head = %s, answered_at = now() where name = %s", head, chain)
+
+
+def went_on(chain: str, lacks: str | None) -> None:
+    """A chain was read a page further: nothing fails any more, but for what its node lacks."""
     db.rows(
-        """update chain set head = %s, answered_at = now(), error = %s,
+        """update chain set error = %s,
                             failing_since = case when %s::text is not null then coalesce(failing_since, now()) end
-           where name = %s""",
-        *(head, error, error, chain),
+           where name = %s and (error is not null or %s::text is not null)""",
+        *(lacks, lacks, chain, lacks),
     )
 
 
@@ -278,6 +283,38 @@ def rewind(chain: str, version: int | None, number: int) -> bool:
         *(number - 1, chain, number, version, version, number, number - 1, number),
     )
     return bool(moved)
+
+
+def read_to(chain: str) -> int | None:
+    """How far a chain has been read, for every address of a user."""
+    ((number,),) = db.rows(
+        """select least(c.cursor, (select min(scanned_to) from chain_address
+                                   where chain = c.name and user_id is not null))
+           from chain c where name = %s""",
+        chain,
+    )
+    return int(number) if number is not None else None
+
+
+def was_read_to(chain: str) -> int:
+    """How far a chain had been read, at the most, when an operator let it be read again; 0 if nobody did."""
+    ((number,),) = db.rows(
+        "select max((old ->> 'read_to')::bigint) from audit where action = 'deposits rescan' and target = %s", chain
+    )
+    return int(number or 0)
+
+
+def skip(chain: str, number: int) -> None:
+    """Read a chain on from a later block, in the open transaction: what is before it has been read once."""
+    db.rows(
+        """with moved as (
+             update chain set cursor = %s, version = version + 1 where name = %s and cursor < %s returning name
+           ), forgotten as (
+             delete from chain_block b using moved m where b.chain = m.name
+           )
+           update chain_address a set scanned_to = %s from moved m where a.chain = m.name and a.scanned_to < %s""",
+        *(number - 1, chain, number - 1, number - 1, number - 1),
+    )
 
 
 def watched() -> list[str]:

@@ -22,6 +22,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from click.testing import Result
     from peewee import PostgresqlDatabase
     from redis import Redis
 
@@ -194,6 +195,24 @@ def nightdesk() -> Callable[..., subprocess.CompletedProcess[str]]:
             text=True,
             timeout=60,
         )
+
+    return run
+
+
+@pytest.fixture
+def call(database: object) -> Callable[..., Result]:
+    """`call("ledger", "check", code=1)`: the command opens and closes the connection itself."""
+    from click.testing import CliRunner
+
+    import db
+    from cli.main import nightdesk as command
+
+    def run(*words: str, code: int = 0) -> Result:
+        db.database.close()
+        result = CliRunner().invoke(command, list(words), catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        db.database.connect(reuse_if_open=True)
+        return result
 
     return run
 

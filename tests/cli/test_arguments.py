@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Iterator
 
 import click
-import pytest
 
 import db
 from cli.arguments import for_audit, me

@@ -8,6 +8,7 @@ import pytest
 
 import clients.chains
 import db
+from domain.failures import Unavailable
 from jobs.chains import check_confirmations
 from jobs.deposits import (
     CACHE_KEY,
@@ -301,3 +302,31 @@ def test_the_report_says_where_chains_and_deposits_are(world, redis, nightdesk):
     ((number,),) = db.rows("select id from deposit")
     assert json.loads(nightdesk("deposits", "show", str(number), "--json").stdout)[0]["state"] == "confirming"
     assert nightdesk("deposits", "show", "0").returncode == 1
+
+
+def test_a_rescan_from_a_block_too_low_is_shown_and_undone_by_a_later_one(world, call):
+    rescan = ("deposits", "rescan", "ethereum", "--why", "an asset was added")
+    db.rows("update chain set kept = 32 where name = 'ethereum'")
+    world.pay()
+    world.chain.mine(100)
+    world.scan()
+    assert "has not been read up to 1141, but to 1140\n" in call(*rescan, "1141", code=1).output
+    assert "ethereum is read again from 5: 1,136 blocks" in call(*rescan, "5").output
+    with pytest.raises(Unavailable, match=r"no block 2: set a node that .* rescan ethereum NUMBER"):
+        world.scan()
+    check_confirmations(due_at=now())
+    assert "no block 2" in call("deposits", "report").output, "a check that goes well is not the end of it"
+    refused = call(*rescan, "1140", code=1).output
+    assert "has not been read up to 1140, but to 4; it can go on from 1109 at the highest" in refused
+    assert "ethereum goes on from 1109" in call(*rescan, "1109").output
+    world.pay(), world.chain.mine(12)
+    world.look()
+    assert world.states == ["credited", "credited"]
+    assert db.rows("select cursor, error from chain where name = 'ethereum'") == [(1152, None)]
+
+
+def test_a_rescan_of_very_many_blocks_wants_a_word_more(world, call):
+    db.rows("update chain set cursor = 12004 where name = 'ethereum'")
+    rescan = ("deposits", "rescan", "ethereum", "5", "--why", "an asset was added")
+    assert "12,000 blocks would be read again, up to 12004: say --far" in call(*rescan, code=1).output
+    assert "from 5: 12,000 blocks" in call(*rescan, "--far").output
