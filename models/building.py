@@ -72,16 +72,17 @@ _ADD = {
       order by x.xid, x.id limit %(limit)s
     ), touched as materialized (
       select p.symbol, date_bin('1 minute', p.at, timestamptz '2000-01-03 00:00Z') as starts_at,
-             p.at < f.kept_from as too_late, array_agg(p.price order by p.at, p.id) as prices, max(p.price) as high,
-             min(p.price) as low, sum(p.quantity) as volume, sum(p.quantity * p.price) as quote_volume,
-             count(*) as trades, max(p.received_at) as known_at, min(p.at) as first_at, max(p.at) as last_at
-      from page p join candle_feed f on f.feed = '{feed}' {only} group by 1, 2, 3
+             array_agg(p.price order by p.at, p.id) as prices, max(p.price) as high, min(p.price) as low,
+             sum(p.quantity) as volume, sum(p.quantity * p.price) as quote_volume, count(*) as trades,
+             max(p.received_at) as known_at, min(p.at) as first_at, max(p.at) as last_at
+      from page p group by 1, 2
     ), fresh as materialized (
       select t.*, prices[1] as open, prices[cardinality(prices)] as close, count(*) over of as minutes,
              bool_or(t.first_at <= n.last_at or {corrected}) over of as is_late
-      from touched t left join lateral (select c.last_at from candle c where c.symbol = t.symbol and c."interval" = '1M'
-                                        order by c.starts_at desc limit 1) n on true
-      where not t.too_late window of as (partition by t.symbol)
+      from touched t join candle_feed f on f.feed = '{feed}' and t.starts_at >= f.kept_from
+        left join lateral (select c.last_at from candle c where c.symbol = t.symbol and c."interval" = '1M'
+                           order by c.starts_at desc limit 1) n on true
+      {only} window of as (partition by t.symbol)
     ), news as materialized (
       select symbol, i."interval", candle_start(i."interval", starts_at) as starts_at, open, high, low, close, volume,
              quote_volume, trades, known_at, last_at
@@ -103,9 +104,10 @@ _ADD = {
           trades = c.trades + excluded.trades, known_at = greatest(c.known_at, excluded.known_at),
           last_at = excluded.last_at
     )
-    select (select count(*) from page), last.xid::text::bigint, last.id,
+    select (select coalesce(sum(trades), 0)::int from touched), last.xid::text::bigint, last.id,
            (select array_agg(distinct symbol::text) from fresh), (select count(*) from news),
-           (select coalesce(sum(trades), 0)::int from touched where too_late),
+           (select coalesce(sum(t.trades), 0)::int
+            from touched t join candle_feed f on f.feed = '{feed}' and t.starts_at < f.kept_from {only}),
            exists(select from {feed} x where x.xid >= pg_snapshot_xmin(pg_current_snapshot())), late.*
     from (select array_agg(symbol)::text, array_agg(starts_at)::text, min(starts_at),
                  max(starts_at) + interval '1 minute' from fresh where is_late) late
@@ -114,6 +116,6 @@ _ADD = {
     for feed, column, quantity, only, corrected in (
         (feeds.TRADE, "traded_at", "x.quantity", "", _CORRECTED),
         # What the exchange here trades has the candles of its trades.
-        (feeds.TICK, "happened_at", "0", "where not exists (select from pair where pair.symbol = p.symbol)", "false"),
+        (feeds.TICK, "happened_at", "0", "where not exists (select from pair where pair.symbol = t.symbol)", "false"),
     )
 }
