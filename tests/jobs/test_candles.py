@@ -443,6 +443,7 @@ def test_a_committed_trade_behind_an_open_transaction_leaves_candles_open_until_
         trade(0, 100)
         list(building.build(feeds.TRADE, at(61)))
         assert db.rows("select built_until from candle_feed where feed = 'trade'") == [(None,)]
+        other.rollback()
     finally:
         other.close()
     list(building.build(feeds.TRADE, at(62)))
