@@ -141,7 +141,7 @@ def look(symbol: str, now: datetime) -> int:
         _, doubted = judge(symbol, year)
         quarantine.keep(doubted, now)
         wrong = gaps.note(symbol, "wrong", {bar.date: bar for bar, _, _ in doubted}, now)
-        lacking = gaps.without_bar(symbol, known.days(last - A_YEAR, last))
+        lacking = gaps.missing(symbol, known.days(last - A_YEAR, last))
         return wrong + gaps.note(symbol, "missing", dict.fromkeys(lacking), now)
 
 

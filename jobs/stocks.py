@@ -43,7 +43,7 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
         quote.symbol: Unavailable(f"doubted: {why}") for quote, why, _ in doubted if quote.symbol not in believed
     }
     with prices.one_writer():
-        stocks.asked("", asked, due_at)
+        stocks.asked("asked", asked, due_at)
         written = stock_quotes.record(seen, {**failures, **without}, received_at)
         stocks.known(believed, received_at)
         stocks.renamed(names, seen)

@@ -8,7 +8,7 @@ import config
 import db
 import events
 from domain.tickers import CACHE_KEY, snapshot
-from models import prices, tickers
+from models import pairs, prices, tickers
 from queues import DEFAULT, job
 
 
@@ -20,6 +20,7 @@ def build_tickers(due_at: datetime) -> dict[str, int]:
         step = tickers.advance(now)
         if step is None:  # another one is at it
             return {}
+        pairs.adopt()
         prices.record(tickers.last_prices(step.changed), {}, now)  # alerts watch these
         db.after_commit(events.nudge)
     states = {CACHE_KEY.format(ticker["symbol"]): snapshot(ticker) for ticker in tickers.tickers()}

@@ -102,7 +102,16 @@ touched as materialized (
 )
 """
 
-_GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
+FROM_RAW = {
+    feed: f"""{_TOUCHED}, raw as materialized (
+  select t.symbol, t.starts_at, x.{column} as at, x.id, x.price, {quantity} as quantity, x.received_at,
+         {corrects} as corrects
+  from touched t cross join lateral (
+    select * from {feed} x
+    where x.symbol = t.symbol and x.{column} >= t.starts_at and x.{column} < t.ends_at
+      and x.received_at <= %(as_of)s and x.{partitioned_by} >= %(since)s and x.{column} < %(until)s
+      and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s) offset 0) x
+), built as materialized (
   select symbol, starts_at, prices[1] as open, high, low, prices[cardinality(prices)] as close, volume, quote_volume,
          trades, known_at, last_at
   from (
@@ -111,37 +120,15 @@ _GROUPED = """{touched}, raw as materialized ({raw}), built as materialized (
            sum(quantity) filter (where counts) as volume, sum(quantity * price) filter (where counts) as quote_volume,
            count(*) filter (where counts) as trades, max(received_at) as known_at,
            max(at) filter (where counts) as last_at
-    from (select r.*, r.quantity <> 0 and c.corrects is null as counts
-          from raw r left join raw c on c.corrects = r.id) r
+    from (select r.*, {counts} as counts from raw r left join raw c on c.corrects = r.id) r
     group by symbol, starts_at) b
   where trades > 0
 )
 """
-
-FROM_RAW = {
-    feeds.TRADE: _GROUPED.format(
-        touched=_TOUCHED,
-        raw="""
-  select t.symbol, t.starts_at, x.traded_at as at, x.id, x.price, x.quantity, x.received_at, x.corrects
-  from touched t cross join lateral (
-    select * from trade x
-    where x.symbol = t.symbol and x.traded_at >= t.starts_at and x.traded_at < t.ends_at
-      and x.received_at <= %(as_of)s and x.traded_at >= %(since)s and x.traded_at < %(until)s
-      and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s) offset 0) x
-""",
-    ),
-    feeds.TICK: _GROUPED.format(
-        touched=_TOUCHED,
-        raw="""
-  select t.symbol, t.starts_at, x.happened_at as at, x.id, x.price, 0 as quantity, x.received_at,
-         null::bigint as corrects
-  from touched t cross join lateral (
-    select * from tick x
-    where x.symbol = t.symbol and x.happened_at >= t.starts_at and x.happened_at < t.ends_at
-      and x.received_at <= %(as_of)s and x.received_at >= %(since)s and x.happened_at < %(until)s
-      and (x.xid, x.id) <= (%(xid)s::text::xid8, %(id)s) offset 0) x
-""",
-    ).replace("r.quantity <> 0 and c.corrects is null", "true"),
+    for feed, column, partitioned_by, quantity, corrects, counts in (
+        (feeds.TRADE, "traded_at", "traded_at", "x.quantity", "x.corrects", "r.quantity <> 0 and c.corrects is null"),
+        (feeds.TICK, "happened_at", "received_at", "0", "null::bigint", "true"),
+    )
 }
 
 # A minute whose trades were all cancelled has no candle that could say when: the corrections do.

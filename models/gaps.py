@@ -34,7 +34,7 @@ class BarGap(db.BaseModel):
         primary_key = CompositeKey("symbol", "date", "found_at")
 
 
-def without_bar(symbol: str, days: Iterable[date]) -> list[date]:
+def missing(symbol: str, days: Iterable[date]) -> list[date]:
     """Those of the days, from the symbol's first bar on, that have none."""
     rows = db.rows(
         """select d.date from unnest(%s::date[]) d(date)

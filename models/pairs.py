@@ -5,6 +5,7 @@ from __future__ import annotations
 from peewee import BooleanField, DecimalField, SmallIntegerField, TextField
 
 import db
+from models import prices
 from models.fields import InstantField
 
 
@@ -34,3 +35,13 @@ class Pair(db.BaseModel):
     active = BooleanField()
     created_at = InstantField()
     market = TextField()  # XNYS, FX, CRYPTO …: with whose session its day orders end
+
+
+def adopt() -> None:
+    """Follow the prices of pairs that are new: a pair is an instrument from its first day on."""
+    new = db.rows(
+        """select p.symbol from pair p
+           where p.active and not exists (select from instrument i where i.symbol = p.symbol)"""
+    )
+    if new:
+        prices.follow([symbol for (symbol,) in new], "pair")

@@ -125,9 +125,8 @@ def due(what: str, before: datetime, market: str | None = None) -> list[str]:
 
 
 def asked(what: str, symbols: Collection[str], at: datetime) -> None:
-    """Note that these were asked for, whatever the answer: their next turn comes after the others'."""
-    column = f"{what}_at" if what else "asked_at"
-    db.rows(f"update stock set {column} = %s where symbol = any(%s)", at, sorted(symbols))
+    """Note that these were asked for `what` (prices: `asked`), whatever the answer: others have their turn before."""
+    db.rows(f"update stock set {what}_at = %s where symbol = any(%s)", at, sorted(symbols))
 
 
 def known(symbols: Collection[str], at: datetime) -> None:

@@ -16,7 +16,7 @@ import db
 from domain.candles import LENGTHS, MONDAY
 from domain.candles import start as start_of
 from domain.prices import Price
-from models import events, prices
+from models import events
 from models.events import Position
 from models.fields import InstantField
 
@@ -255,16 +255,10 @@ from reach r
 
 
 def last_prices(symbols: Collection[str]) -> list[Price]:
-    """The last prices of these pairs, of those that have one; a pair is an instrument from its first day on.
+    """The last prices of these pairs, of those that have one.
 
     Where the last trade was corrected or cancelled the price is another one from now on, not from when it was made.
     """
-    new = db.rows(
-        """select p.symbol from pair p
-           where p.active and not exists (select from instrument i where i.symbol = p.symbol)"""
-    )
-    if new:
-        prices.follow([symbol for (symbol,) in new], "pair")
     found = db.rows(
         """select t.symbol, t.last,
                   case when q.happened_at >= t.last_at and q.price <> t.last then w.until else t.last_at end, 'exchange'
