@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import traceback
 from datetime import UTC, datetime, timedelta
 
@@ -97,7 +98,15 @@ def test_nobody_listening_is_unavailable(provider, settings, redis):
         http.get(provider(), "/")
 
 
-def test_an_unknown_host_is_unavailable(provider, settings, redis):
+def test_an_unknown_host_is_unavailable(provider, settings, redis, monkeypatch):
+    asked = socket.getaddrinfo
+
+    def no_such_name(host, *more, **options):  # as a name server says it, and here there may be none
+        if host == "nowhere.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return asked(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
     settings(binance_url="http://nowhere.invalid")
     with pytest.raises(Unavailable, match="name is not found"):
         http.get(provider(), "/")
