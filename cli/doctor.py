@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import click
+from peewee import InterfaceError, OperationalError
+from redis.exceptions import ConnectionError as RedisGone
+from redis.exceptions import TimeoutError as RedisSilent
 
 import db
 from cli.output import json_option, show
@@ -50,12 +53,21 @@ def doctor(as_json: bool) -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Every check in turn; one that cannot be made is itself a finding and does not hide the others."""
-    for group in (redis_server, schedule, postgresql, providers, safety):
+    """Every check in turn; one that cannot be made is itself a finding and does not hide the others.
+
+    A server that is away is waited for once: what needs it too is then not looked at.
+    """
+    away: set[str] = set()
+    for group, needed in GROUPS.items():
+        name = group.__name__.replace("_", " ")
+        if missed := away & needed:
+            yield Finding(name, None, f"not looked at: {' and '.join(sorted(missed))} is away")
+            continue
         try:
             yield from group()
         except Exception as failure:  # noqa: BLE001 - shown as a finding
-            yield Finding(group.__name__.replace("_", " "), False, " ".join(str(failure).split()))
+            away |= {server for server, failures in AWAY.items() if isinstance(failure, failures)}
+            yield Finding(name, False, " ".join(str(failure).split()))
 
 
 def redis_server() -> Iterator[Finding]:
@@ -178,12 +190,27 @@ def providers() -> Iterator[Finding]:
 
 
 def safety() -> Iterator[Finding]:
-    """Settings that belong to the demo alone, and channels that lead nowhere."""
+    """Settings that belong to the demo alone, and a channel that leads nowhere."""
     words = "PRIVATE_TARGETS is on: users' URLs may reach this machine; that is for the demo alone"
     yield warn_unless("private targets", not settings.private_targets, "closed", words)
     yield warn_unless("mail", bool(settings.smtp_url), "SMTP_URL is set", "SMTP_URL is not set: no mail goes out")
+
+
+def delivery() -> Iterator[Finding]:
+    """Whether messages leave this desk."""
     with db.database.connection_context():
         switch = targets.switch()
     live = switch["mode"] == "live" and switch["place"] == settings.public_url
     words = "dry run: say `nightdesk notifications mode live`, once this is the place that reaches real people"
     yield warn_unless("delivery", live, f"live for {settings.public_url}", words)
+
+
+GROUPS = {
+    redis_server: {"Redis"},
+    postgresql: {"PostgreSQL"},
+    schedule: {"Redis", "PostgreSQL"},
+    providers: {"Redis", "PostgreSQL"},
+    safety: set(),
+    delivery: {"PostgreSQL"},
+}
+AWAY = {"Redis": (RedisGone, RedisSilent), "PostgreSQL": (OperationalError, InterfaceError)}

@@ -68,8 +68,12 @@ def summary(place: str) -> str:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-def nightdesk() -> None:
+@click.pass_context
+def nightdesk(context: click.Context) -> None:
     """The background desk of a market, betting, exchange or prediction app."""
+    import db
+
+    context.with_resource(db.in_haste())
 
 
 def main() -> None:

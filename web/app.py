@@ -109,7 +109,8 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.hub = Hub()
     await app.state.hub.start()
     memory.settle()
-    yield
+    with db.in_haste():
+        yield
     await app.state.hub.stop()
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from redis.exceptions import TimeoutError as RedisSilent
 from rq.suspension import suspend
 
 import db
@@ -18,6 +23,7 @@ from cli.migrate import reconcile
 from engine import entries, steps
 from scheduler import SCHEDULE
 from tests.waiting import until
+from web.app import away_servers
 
 pytestmark = pytest.mark.usefixtures("database", "redis")
 
@@ -191,6 +197,40 @@ def test_doctor_names_what_is_wrong_and_its_remedy(call: Callable[..., Result]) 
     assert found["stock rqscheduler"]["bad"]
     assert "rq resume" in found["work"]["says"]
     assert found["indexes"]["says"] == "missing or invalid: event_position"
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """REDIS_URL leads to a server that takes connections and never answers; `silent()` says how many it was given."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(db, "settings", replace(db.settings, redis_url=url))
+        monkeypatch.setattr(db, "HASTE", 0.05)
+
+        def given() -> int:
+            count = 0
+            with suppress(BlockingIOError):
+                while server.accept():
+                    count += 1
+            return count
+
+        yield given
+
+
+def test_a_redis_that_is_silent_is_asked_once_and_what_needs_it_is_not_looked_at(
+    call: Callable[..., Result], silent: Callable[[], int]
+) -> None:
+    found = {f["check"]: f for f in json.loads(call("doctor", "--json", code=1).output)}
+    assert found["redis server"]["bad"]
+    assert found["schedule"]["says"] == found["providers"]["says"] == "not looked at: Redis is away"
+    assert found["migrations"]["result"] == "ok"
+    with pytest.raises(RedisSilent):
+        call("status")
+    assert silent() == 2
+    with db.in_haste():
+        assert asyncio.run(away_servers()) == ["Redis"]
+    assert silent() == 1
 
 
 def dead_letter(run_id: str, fingerprint: str) -> None:
