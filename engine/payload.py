@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from engine.outcome import Refused
 
 RESULT_TTL = 60  # seconds a scheduled run's hash lives: history is in PostgreSQL
 AD_HOC_TTL = 500  # seconds, as rq has it, for what `rq enqueue` fed
-LONGEST_PATH = 200  # characters
+PATH = re.compile(r"[a-z_][\w.]{0,199}", re.ASCII | re.IGNORECASE)  # it is logged, and shown
 
 NOT_JSON = "the payload is not JSON: enqueue with `rq enqueue -S json`"
 TOO_LARGE = f"the payload is larger than {steps.LARGEST_PAYLOAD} bytes: pass a key, not the rows"
@@ -144,7 +145,7 @@ def unpacked(data: bytes) -> Call:
     if isinstance(parts, list) and len(parts) == 4:
         path, instance, args, kwargs = parts
         fits = isinstance(path, str) and instance is None and isinstance(args, list) and isinstance(kwargs, dict)
-        if fits and len(path) <= LONGEST_PATH:
+        if fits and PATH.fullmatch(path):
             return Call(path, args, kwargs)
     raise Refused("the payload is not [function, null, arguments, keywords]")
 

@@ -189,18 +189,20 @@ CRAFTED = {
     "ten megabytes": json.dumps([PATH, None, ["x" * 10_000_000], {}]).encode(),
     "a zip bomb": zlib.compress(json.dumps([PATH, None, [" " * 50_000_000], {}]).encode(), 9),
     "broken zlib": b"\x78\x9cbroken",
+    "a name of two lines": b'["a\\nERROR b", null, [], {}]',
     "a name of many characters": json.dumps(["x" * 200_000, None, [], {}]).encode(),
 }
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_a_crafted_payload_is_refused_recorded_and_costs_only_itself(database, redis, name):
+def test_a_crafted_payload_is_refused_recorded_and_costs_only_itself(database, redis, name, caplog):
     put_raw(redis, "crafted", data=CRAFTED[name])
     other = put(redis, "fine")
     work(redis)
     (row,) = rows("crafted")
     assert (row["outcome"], row["dead"], row["attempt"]) == ("refused", True, 1)
     assert len(row["error"]) < 600
+    assert caplog.messages[0].isprintable()  # one line of the log, and the one of this run
     assert status(redis, "crafted") == "failed"
     assert outcomes(other) == ["ok"]
 
