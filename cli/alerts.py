@@ -10,7 +10,7 @@ import click
 
 import config
 import db
-from cli.arguments import DURATION, EMAIL, number, one_user_or_new
+from cli.arguments import DURATION, EMAIL, ID, number, one_user_or_new
 from cli.output import json_option, show, when
 from domain.alerts import DIRECTIONS, PERCENT, Rule, describe, fires_again
 from domain.measures import BARS, MEASURES, TYPES, of_name
@@ -160,7 +160,7 @@ def types(as_json: bool) -> None:
 
 
 @alerts.command()
-@click.argument("alert_id", metavar="ID", type=int)
+@click.argument("alert_id", metavar="ID", type=ID)
 def rm(alert_id: int) -> None:
     """Remove an alert; what it told before stays."""
     with db.database.connection_context():
@@ -169,7 +169,7 @@ def rm(alert_id: int) -> None:
 
 
 @alerts.command()
-@click.argument("alert_id", metavar="ID", type=int)
+@click.argument("alert_id", metavar="ID", type=ID)
 def pause(alert_id: int) -> None:
     """Let an alert rest: it waits for nothing until it is resumed."""
     with db.database.connection_context():
@@ -178,7 +178,7 @@ def pause(alert_id: int) -> None:
 
 
 @alerts.command()
-@click.argument("alert_id", metavar="ID", type=int)
+@click.argument("alert_id", metavar="ID", type=ID)
 def resume(alert_id: int) -> None:
     """Take up a paused alert as if it were made now: a level that holds already fires at once."""
     with db.database.connection_context():
@@ -194,7 +194,7 @@ def _say(alert_id: int, done: str | None, otherwise: str) -> None:
 
 
 @alerts.command()
-@click.argument("trigger_id", metavar="TRIGGER", type=int)
+@click.argument("trigger_id", metavar="TRIGGER", type=ID)
 @json_option
 def explain(trigger_id: int, as_json: bool) -> None:
     """Show why an alert fired: its inputs, how old they were, its rule; and decide again from them.

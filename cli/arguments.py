@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -37,6 +37,14 @@ def number(text: str) -> Decimal:
         raise ValueError("a number") from None
 
 
+def amount(text: str) -> Decimal:
+    """A sum of money that can be moved: the ledger keeps what any token can name."""
+    value = number(text)
+    if not (value.is_finite() and 0 < value < 10**78):
+        raise ValueError("an amount above 0 and below 1e78")
+    return value
+
+
 def kind(text: str) -> str:
     """A kind of notification."""
     if not re.fullmatch(r"[*]|[a-z][a-z0-9_]{0,31}", text):
@@ -53,12 +61,29 @@ def clock(text: str) -> time:
 
 
 def instant(text: str) -> datetime:
-    """An instant or a day in ISO 8601; UTC where no zone is given."""
+    """An instant or a day in ISO 8601; UTC where no zone is given. What is counted from it is an instant too."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError("a day or an instant such as 2026-11-23 or 2026-11-23T14:30") from None
+    in_reach(at.year)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def day(text: str) -> date:
+    """`2026-11-27`."""
+    try:
+        on = date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("a day such as 2026-11-27") from None
+    in_reach(on.year)
+    return on
+
+
+def in_reach(year: int) -> None:
+    """Raises ValueError for a year so near to the ends of all time that a few thousand days more are none."""
+    if not 1600 <= year <= 2999:
+        raise ValueError("of the years 1600 to 2999")
 
 
 def one_user(name: str) -> int | None:
@@ -101,9 +126,11 @@ who_option = click.option(
 )
 why_option = click.option("--why", required=True, callback=for_audit, help="The reason; it is kept in the audit.")
 
-NUMBER = Parsed("number", number)
+ID = click.IntRange(0, 2**63 - 1)  # what a bigint holds
+LIMIT = click.IntRange(1, 10_000)
+NUMBER, AMOUNT = Parsed("number", number), Parsed("amount", amount)
 DURATION = Parsed("duration", lambda text: timedelta(seconds=config.seconds(text)))
-INSTANT = Parsed("instant", instant)
+INSTANT, DAY = Parsed("instant", instant), Parsed("day", day)
 EMAIL = Parsed("email", config.address)
 CLOCK = Parsed("clock", clock)
 KIND = Parsed("kind", kind)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import INSTANT
+from cli.arguments import INSTANT, LIMIT
 from cli.output import json_option, show
 from domain.candles import INTERVALS, LENGTHS, start
 from models import buckets, building
@@ -32,7 +32,7 @@ def candles() -> None:
 @click.argument("symbol")
 @click.argument("interval", type=click.Choice(INTERVALS))
 @click.option("--to", "until", type=INSTANT, help="Up to this instant; now, by default.")
-@click.option("--count", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@click.option("--count", type=LIMIT, default=20, show_default=True, help="How many.")
 @click.option("--as-of", type=INSTANT, help="As they were known at this instant.")
 @json_option
 def show_(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import NUMBER, who_option, why_option
+from cli.arguments import ID, LIMIT, NUMBER, who_option, why_option
 from cli.output import json_option, show
 from domain.deposits import STATES
 from domain.spans import span
@@ -45,7 +45,7 @@ def deposits() -> None:
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--chain", help="Only those on this chain.")
 @click.option("--user", help="Only this user's: the app's id, or the address.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
+@click.option("--limit", type=LIMIT, default=50, show_default=True, help="The newest so many.")
 @json_option
 def list_(state: str | None, chain: str | None, user: str | None, limit: int, as_json: bool) -> None:
     """Show deposits, newest first."""
@@ -67,7 +67,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @deposits.command("show")
-@click.argument("deposit_id", metavar="ID", type=int)
+@click.argument("deposit_id", metavar="ID", type=ID)
 @json_option
 def show_(deposit_id: int, as_json: bool) -> None:
     """Show all there is of a deposit."""
@@ -84,7 +84,7 @@ def _unknown(deposit_id: int) -> click.ClickException:
 
 
 @deposits.command()
-@click.argument("deposit_id", metavar="ID", type=int)
+@click.argument("deposit_id", metavar="ID", type=ID)
 @why_option
 @who_option
 def retry(deposit_id: int, why: str, who: str) -> None:
@@ -103,7 +103,7 @@ def retry(deposit_id: int, why: str, who: str) -> None:
 
 
 @deposits.command()
-@click.argument("deposit_id", metavar="ID", type=int)
+@click.argument("deposit_id", metavar="ID", type=ID)
 @why_option
 @who_option
 def release(deposit_id: int, why: str, who: str) -> None:
@@ -117,7 +117,7 @@ def release(deposit_id: int, why: str, who: str) -> None:
 
 @deposits.command()
 @click.argument("chain")
-@click.argument("number", type=click.IntRange(1))
+@click.argument("number", type=click.IntRange(1, ID.max))
 @click.option("--far", is_flag=True, help=f"Also where it is more than {FAR:,} blocks.")
 @why_option
 @who_option

@@ -11,7 +11,7 @@ import click
 from peewee import IntegrityError
 
 import db
-from cli.arguments import NUMBER, one_user, who_option, why_option
+from cli.arguments import AMOUNT, ID, LIMIT, one_user, who_option, why_option
 from cli.output import json_option, show
 from models import crediting, runs
 from models import ledger as store
@@ -50,7 +50,7 @@ def check(as_json: bool) -> None:
 
 @ledger.command()
 @click.argument("user", required=False)
-@click.option("--limit", default=20, show_default=True, help="How many transfers.")
+@click.option("--limit", type=LIMIT, default=20, show_default=True, help="How many transfers.")
 @json_option
 def of(user: str | None, limit: int, as_json: bool) -> None:
     """Show what a user has and why: accounts and newest transfers; without USER our own accounts."""
@@ -67,7 +67,7 @@ def of(user: str | None, limit: int, as_json: bool) -> None:
 
 
 @ledger.command()
-@click.argument("transfer", type=int)
+@click.argument("transfer", type=ID)
 @why_option
 @who_option
 def reverse(transfer: int, why: str, who: str) -> None:
@@ -95,7 +95,7 @@ def reverse(transfer: int, why: str, who: str) -> None:
 @ledger.command(context_settings={"ignore_unknown_options": True})  # so that -5 is refused as an amount
 @click.argument("user")
 @click.argument("asset")
-@click.argument("amount", type=NUMBER)
+@click.argument("amount", type=AMOUNT)
 @why_option
 @who_option
 def credit(user: str, asset: str, amount: Decimal, why: str, who: str) -> None:
@@ -111,7 +111,7 @@ def credit(user: str, asset: str, amount: Decimal, why: str, who: str) -> None:
 
 
 @ledger.command()
-@click.argument("account", type=int)
+@click.argument("account", type=ID)
 @why_option
 @who_option
 def freeze(account: int, why: str, who: str) -> None:
@@ -125,7 +125,7 @@ def freeze(account: int, why: str, who: str) -> None:
 
 
 @ledger.command()
-@click.argument("account", type=int)
+@click.argument("account", type=ID)
 @why_option
 @who_option
 def unfreeze(account: int, why: str, who: str) -> None:

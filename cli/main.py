@@ -87,6 +87,8 @@ def main() -> None:
     except Exception as error:
         if _is_unmigrated(error):
             _fail(f"{str(error).splitlines()[0]} in the database: run `nightdesk migrate`", 1)
+        if _is_out_of_range(error):
+            _fail(f"a value is out of range: {str(error).splitlines()[0]}", 2)
         if not _is_outage(error):
             raise
         _fail(f"{' '.join(str(error).split())} ({_question(error)})", 1)
@@ -118,6 +120,12 @@ def _is_unmigrated(error: Exception) -> bool:
     from engine.outcome import sqlstate
 
     return sqlstate(error) == "42P01"  # a table is missing
+
+
+def _is_out_of_range(error: Exception) -> bool:
+    from engine.outcome import sqlstate
+
+    return isinstance(error, OverflowError) or sqlstate(error)[:2] == "22"  # PostgreSQL's class of bad values
 
 
 def _fail(message: str, code: int) -> None:

@@ -9,7 +9,7 @@ import click
 
 import config
 import db
-from cli.arguments import CLOCK, KIND, one_user, who_option
+from cli.arguments import CLOCK, KIND, LIMIT, one_user, who_option
 from cli.output import json_option, show, when
 from clients import addresses
 from models import deliveries as store
@@ -26,9 +26,7 @@ def notifications() -> None:
 
 @notifications.command()
 @click.argument("which", metavar="ID|USER")
-@click.option(
-    "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many of a user's notifications."
-)
+@click.option("--limit", type=LIMIT, default=20, show_default=True, help="How many of a user's notifications.")
 @json_option
 def why(which: str, limit: int, as_json: bool) -> None:
     """Tell what became of notification ID on each channel, or list those of USER (the app's id, or a mail address)."""

@@ -83,7 +83,10 @@ def add_token(name: str, scope: str, days: int | None, who: str) -> None:
     from models import operators
 
     with db.database.connection_context(), db.transaction():
-        token = operators.new_token(name, scope, days)
+        try:
+            token = operators.new_token(name, scope, days)
+        except Rejected as wrong:
+            raise click.ClickException(str(wrong)) from None
         runs.audit(who, "token", name, None, {"scope": scope, "days": days})
     click.echo(f"token {name}, shown this once: {token}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import NUMBER, for_audit, who_option
+from cli.arguments import ID, NUMBER, for_audit, who_option
 from cli.output import json_option, show
 from models import orders as store
 from models import runs
@@ -34,7 +34,7 @@ def list_(as_json: bool) -> None:
 
 
 @orders.command()
-@click.argument("order_id", metavar="ID", type=int)
+@click.argument("order_id", metavar="ID", type=ID)
 @click.option("--filled", type=NUMBER, required=True, help="How much of it was filled at the last, as you found out.")
 @click.option(
     "--why", required=True, callback=for_audit, help="How you know that the engine will never fill it, for the audit."

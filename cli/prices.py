@@ -62,7 +62,7 @@ def add(symbol: str, kind: str | None, max_age: timedelta | None, tick_size: Dec
     if not SYMBOL.fullmatch(symbol):
         raise click.UsageError(f"{symbol!r} is not a symbol: letters, digits and . _ : -, at most 24")
     if tick_size is not None and not (tick_size.is_finite() and 0 < tick_size < HIGHEST):
-        raise click.UsageError(f"a tick size of {tick_size} is not above 0")
+        raise click.UsageError(f"a tick size of {tick_size} is not above 0 and below {HIGHEST}")
     with db.database.connection_context(), db.transaction():
         known = store.kind_of(symbol)
         if kind and known == "pair":

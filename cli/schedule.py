@@ -22,7 +22,9 @@ from models import sessions
 
 
 @click.command()
-@click.option("--next", "count", default=3, show_default=True, help="How many next runs to show.")
+@click.option(
+    "--next", "count", type=click.IntRange(1, 100), default=3, show_default=True, help="How many next runs to show."
+)
 @click.option(
     "--tz",
     "zone",

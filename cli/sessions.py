@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import Parsed, for_audit, who_option
+from cli.arguments import DAY, Parsed, for_audit, who_option
 from cli.output import json_option, show
 from domain.sessions import WEEKS, Session, Week
 from models import runs
@@ -22,13 +22,6 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError("a day such as 2026-11-27") from None
-
-
 def _hours(text: str) -> tuple[float, float]:
     found = re.fullmatch(r"(\d{1,2}):(\d\d)-(\d{1,2}):(\d\d)", text)
     parts = [int(part) for part in found.groups()] if found else [24, 60, 0, 0]
@@ -37,7 +30,7 @@ def _hours(text: str) -> tuple[float, float]:
     return parts[0] + parts[1] / 60, parts[2] + parts[3] / 60
 
 
-DAY, HOURS = Parsed("day", _day), Parsed("hours", _hours)
+HOURS = Parsed("hours", _hours)
 MARKET = click.Choice(list(WEEKS), case_sensitive=False)
 why_option = click.option("--why", callback=for_audit, help="What is written beside it.")
 

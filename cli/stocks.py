@@ -10,7 +10,7 @@ import click
 
 import config
 import db
-from cli.arguments import NUMBER, one_user_or_new, who_option
+from cli.arguments import ID, NUMBER, one_user_or_new, who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
@@ -130,7 +130,7 @@ def quarantine_(symbol: str | None, everything: bool, as_json: bool) -> None:
 
 
 @stocks.command()
-@click.argument("row_id", metavar="ID", type=int)
+@click.argument("row_id", metavar="ID", type=ID)
 @who_option
 def accept(row_id: int, who: str) -> None:
     """Believe a price that was doubted: it becomes data, and what came before it is no measure any more."""
@@ -154,7 +154,7 @@ def accept(row_id: int, who: str) -> None:
 
 @stocks.command("gaps")
 @click.option(
-    "--days", default=30, show_default=True, type=click.IntRange(1), help="How far back what is healed is shown."
+    "--days", default=30, show_default=True, type=click.IntRange(1, 3660), help="How far back what is healed is shown."
 )
 @json_option
 def gaps_(days: int, as_json: bool) -> None:

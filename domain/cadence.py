@@ -260,7 +260,7 @@ def stable_stagger(entry: str, period: timedelta) -> timedelta:
 
 @lru_cache(1000)  # a schedule is read every ten seconds
 def cadence(text: str) -> Cadence:
-    """Read `every 1m +2.5s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s`, `after_close XNYS 90m`.
+    """Read `every 1m +2.5s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s`, `before_open XNYS 30m`.
 
     Raises ValueError.
     """
@@ -276,8 +276,8 @@ def cadence(text: str) -> Cadence:
     if found := re.fullmatch(r"(after_close|before_open) (\S+) (\S+)", text.strip()):
         return AtBell(found[1], found[2], _span(_seconds(found[3])))
     raise ValueError(
-        f"{text!r} is no cadence: write `every 30s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s` or "
-        "`after_close XNYS 90m`"
+        f"{text!r} is no cadence: write `every 30s`, `cron 0 1 * * * Europe/London`, `while_open XNYS 15s`, "
+        "`after_close XNYS 90m` or `before_open XNYS 30m`"
     )
 
 

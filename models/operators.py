@@ -81,8 +81,7 @@ NOBODY = hashed(secrets.token_hex())  # compared with when the name is unknown, 
 
 def save(name: str, password: str, role: str) -> None:
     """Add an operator, or give one a new password and role; a changed one is logged out everywhere. Raises Rejected."""
-    if not NAME.fullmatch(name):
-        raise Rejected("a name has up to 64 letters, digits and . _ @ -")
+    check(name)
     with db.transaction():
         db.rows(
             """insert into operator (name, password, role) values (%s, %s, %s)
@@ -93,6 +92,12 @@ def save(name: str, password: str, role: str) -> None:
             role,
         )
         db.rows("delete from session where operator = %s", name)
+
+
+def check(name: str) -> None:
+    """Raises Rejected for what is no name of an operator or a program."""
+    if not NAME.fullmatch(name):
+        raise Rejected("a name has up to 64 letters, digits and . _ @ -")
 
 
 def disable(name: str) -> bool:
@@ -146,7 +151,8 @@ def close_session(token: str) -> None:
 
 
 def new_token(name: str, scope: str, days: int | None) -> str:
-    """An API token; it is shown this once. A known name gets a new token and loses the old one."""
+    """An API token; it is shown this once. A known name gets a new token and loses the old one. Raises Rejected."""
+    check(name)
     token = f"nd_{secrets.token_urlsafe(32)}"
     db.rows(
         """insert into api_token (name, token_hash, scope, expires_at)

@@ -7,15 +7,16 @@ import importlib
 from collections.abc import Iterator
 
 import click
+import pytest
 
+import cli.main
 import db
 from cli.arguments import for_audit, me
-from cli.main import COMMANDS
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Every command, by its words."""
-    for name, place in COMMANDS.items():
+    for name, place in cli.main.COMMANDS.items():
         module, attribute = place.split(":")
         command = getattr(importlib.import_module(module), attribute)
         within = getattr(command, "commands", {})
@@ -42,3 +43,39 @@ def test_an_account_without_a_name_is_called_by_its_number(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", nameless)
     monkeypatch.setattr("os.getuid", lambda: 12345)
     assert me() == "uid 12345"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("simulate --from 9999-12-31", "'9999-12-31' is not of the years 1600 to 2999"),
+        ("sessions list --from 0001-01-01", "of the years 1600 to 2999"),
+        ("candles show BTCUSDT 1M --count 10000 --to 0001-01-01", "of the years 1600 to 2999"),
+        ("candles show BTCUSDT 1m --as-of 9999-12-31", "of the years 1600 to 2999"),
+        ("stocks gaps --days 99999999999", "1<=x<=3660"),
+        ("ledger of ann --limit -5", "1<=x<=10000"),
+        ("deposits list --limit 100000000000000000000", "1<=x<=10000"),
+        ("notifications why ann --limit 100000000000000000000", "1<=x<=10000"),
+        ("orders expire 100000000000000000000 --filled 1 --why x", "0<=x<=9223372036854775807"),
+        ("deposits rescan ethereum 100000000000000000000 --why x", "1<=x<=9223372036854775807"),
+        ("schedule --next -5", "1<=x<=100"),
+        ("schedule --next 100000", "1<=x<=100"),
+    ],
+)
+def test_what_is_out_of_all_bounds_is_refused_as_it_is_read(call, words, reason):
+    assert reason in call(*words.split(), code=2).output
+
+
+def test_the_first_instant_that_can_be_said_leaves_room_for_what_is_counted_from_it(call):
+    assert (
+        "no 1M candles" in call("candles", "show", "X", "1M", "--to", "1600-01-01", "--count", "10000", code=1).output
+    )
+
+
+def test_a_value_that_is_out_of_range_all_the_same_is_one_line(database, monkeypatch, capsys):
+    for fails in (lambda **_: db.rows("select %s::bigint", 10**20), lambda **_: int(float("inf"))):
+        monkeypatch.setattr(cli.main, "nightdesk", fails)
+        with pytest.raises(SystemExit) as end:
+            cli.main.main()
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith("nightdesk: a value is out of range: ")

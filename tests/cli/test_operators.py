@@ -92,3 +92,5 @@ def test_a_token_is_shown_once_listed_without_itself_and_revoked(call: Callable[
     assert sql("select who, action, target from audit") == [("root", "token", "prometheus")] * 2
     assert "no 'x'" in call("tokens", "rm", "x", code=1).output
     assert call("tokens", "add", "x", "--scope", "everything", code=2)
+    for nameless in ("", "x" * 65):
+        assert "a name has up to 64 letters" in call("tokens", "add", nameless, "--scope", "read", code=1).output
