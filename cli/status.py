@@ -52,7 +52,7 @@ def page(data: dict[str, Any]) -> Any:
     silent = sum(1 for w in data["workers"] if w["bad"])
     alive = len(data["workers"]) - silent
     people = f"{len(data['schedulers'])} scheduler(s), {alive} worker(s)" + (f", {silent} silent" if silent else "")
-    quotes = [{**q, "age": q.get("age"), "bad": q["state"] != "fresh"} for q in data["quotes"]]
+    quotes = [{**q, "age": q.get("age"), "bad": q["state"] != "fresh" and not q["awaited"]} for q in data["quotes"]]
     parts: list[Any] = [
         Text(line, style=f"bold {LAMPS[found.level]}"),
         *(Text(f"  {problem.what}: {problem.why}", style=LAMPS[found.level]) for problem in found.problems),

@@ -212,6 +212,20 @@ def quotes(now: datetime, symbols: Collection[str] | None = None) -> list[dict[s
     )
 
 
+def awaited(now: datetime) -> list[str]:
+    """Instruments that could have no price yet: a pair that never traded, a stock whose market was shut ever since."""
+    rows = db.rows(
+        """select q.symbol from quote q join instrument i using (symbol) left join stock s using (symbol)
+           where i.active and q.price is null and q.error is null
+             and (i.kind = 'pair' or s.market is not null and not exists (
+               select from market_session m
+               where m.market = s.market and m.opens_at < %s and m.closes_at > i.created_at))
+           order by q.symbol""",
+        now,
+    )
+    return [symbol for (symbol,) in rows]
+
+
 def add(symbol: str, kind: str, max_age: timedelta | None, tick_size: Decimal | None) -> bool:
     """Follow an instrument from now on, or change how; its quote row stands ready. False if it was followed already."""
     with db.transaction():

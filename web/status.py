@@ -21,6 +21,7 @@ def snapshot() -> dict[str, Any]:
     ran = {row["entry"]: row for row in runs.latest()}
     running = state.running(redis)
     behind = state.behind(redis)
+    awaited = set(prices.awaited(now))
     return {
         "at": now,
         "schedule_behind_s": behind,
@@ -29,7 +30,7 @@ def snapshot() -> dict[str, Any]:
         "workers": [{**vars(m), "bad": not m.is_alive} for m in state.workers(redis)],
         "obstacles": [vars(obstacle) for obstacle in state.obstacles(redis)],
         "entries": [_entry(e, ran.get(e.id, {}), e.id in running, now) for e in entries.load(redis)],
-        "quotes": prices.quotes(now),
+        "quotes": [{**quote, "awaited": quote["symbol"] in awaited} for quote in prices.quotes(now)],
         "queues": [vars(depth) for depth in state.depths(redis)],
         "providers": [_provider(p, now) for p in http.status(now)],
         "delivery": deliveries.standing(),

@@ -81,7 +81,7 @@ def _jobs(snapshot: dict[str, Any]) -> list[Problem]:
 def _prices(snapshot: dict[str, Any]) -> list[Problem]:
     groups: dict[tuple[str, str], list[str]] = {}
     for quote in snapshot["quotes"]:
-        if quote["state"] != "fresh":
+        if quote["state"] != "fresh" and not quote["awaited"]:
             why = quote["error"] or quote["reason"] or "not fetched yet"
             groups.setdefault((quote["state"], why), []).append(quote["symbol"])
     return [

@@ -37,6 +37,24 @@ def test_six_instruments_are_followed_from_the_start_and_have_no_price_yet(datab
     assert {q["state"] for q in found} == {"missing"}
 
 
+def test_a_price_is_awaited_of_a_pair_without_trades_and_of_a_stock_whose_market_was_shut_ever_since(database):
+    prices.follow(["ETHUSD"], "pair")
+    prices.follow(["AAPL", "VOD.L", "MSFT"], "stock")
+    db.rows("update instrument set created_at = %s where kind = 'stock'", NOW)
+    db.rows("insert into stock (symbol, market) values ('AAPL', 'XNYS'), ('MSFT', 'XNYS'), ('VOD.L', 'XLON')")
+    db.rows(
+        """insert into market_session (market, date, opens_at, closes_at, half_day, source)
+           values ('XNYS', '2026-11-23', %s, %s, false, 'x'), ('XLON', '2026-11-23', %s, %s, false, 'x')
+           on conflict (market, date) do update set opens_at = excluded.opens_at, closes_at = excluded.closes_at""",
+        *(after(3600), after(7200), after(-3600), after(600)),
+    )
+    prices.record([], {"MSFT": Rejected("no such stock")}, after(1))
+    assert prices.awaited(after(1800)) == ["AAPL", "ETHUSD"]
+    assert prices.awaited(after(3601)) == ["ETHUSD"]
+    prices.record([price("3000", "ETHUSD")], {}, after(3602))
+    assert prices.awaited(after(3603)) == []
+
+
 def test_an_observation_becomes_the_quote_and_a_tick(database):
     written, turned = prices.record([price("97000.5")], {}, after(1))
     assert [(q["symbol"], q["changed"]) for q in written] == [("BTCUSD", True)]

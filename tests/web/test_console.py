@@ -233,6 +233,10 @@ def snapshot(**changes: Any) -> dict[str, Any]:
     return {**well, **changes}
 
 
+def quote(symbol: str, state: str, **changes: Any) -> dict[str, Any]:
+    return {"symbol": symbol, "state": state, "error": None, "reason": None, "awaited": False, **changes}
+
+
 def test_all_is_well_when_nothing_is_wrong() -> None:
     found = verdict(snapshot())
     assert (found.says, found.level, found.problems, found.title) == ("All is well", "well", (), "Nightdesk")
@@ -244,7 +248,7 @@ def test_all_is_well_when_nothing_is_wrong() -> None:
         ({"workers": []}, "no worker is alive"),
         ({"obstacles": [{"what": "the work is suspended", "remedy": "say `rq resume`"}]}, "the work is suspended"),
         ({"workers": [{"name": "w", "bad": False}, {"name": "x", "bad": True}]}, "a worker is silent"),
-        ({"quotes": [{"symbol": "BTCUSD", "state": "stale", "error": None, "reason": "old"}]}, "1 price stale"),
+        ({"quotes": [quote("BTCUSD", "stale", reason="old")]}, "1 price stale"),
         ({"providers": [{"name": "yahoo", "bad": True, "off": None, "error": "503", "breaker": "open"}]},
          "yahoo is not asked for now"),
         ({"dead": [{"letters": 2, "error": "boom"}]}, "2 dead letters"),
@@ -261,6 +265,13 @@ def test_what_is_wrong_is_said_with_its_reason(changes: dict[str, Any], says: st
     assert (found.says, found.level) == ("1 thing needs a look", "look")
     assert found.problems[0].what == says
     assert found.problems[0].why
+
+
+def test_a_price_that_cannot_be_there_yet_is_no_problem_and_any_other_that_lacks_is() -> None:
+    found = verdict(snapshot(quotes=[quote("AAPL", "missing", awaited=True), quote("EURUSD", "missing")]))
+    assert [(problem.what, problem.why) for problem in found.problems] == [
+        ("1 price missing", "EURUSD: not fetched yet")
+    ]
 
 
 def test_a_provider_that_is_off_by_choice_is_no_problem() -> None:
