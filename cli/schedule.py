@@ -159,7 +159,10 @@ def run(job: str, arguments: tuple[str, ...], wait: bool, who: str) -> None:
         raise click.ClickException(str(wrong)) from None
     args, kwargs = _arguments(arguments)
     with db.database.connection_context():
-        run_id = entries.run_now(db.redis(), entry or spec, who, args, kwargs)
+        try:
+            run_id = entries.run_now(db.redis(), entry or spec, who, args, kwargs)
+        except ValueError as wrong:
+            raise click.ClickException(str(wrong)) from None
     click.echo(f"{run_id} is queued on {spec.queue}")
     if wait:
         _wait(run_id)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import config
@@ -220,12 +221,13 @@ def run_now(
 ) -> str:
     """Enqueue one run of an entry (with its arguments, unless others are given) or of any job; returns the run's id.
 
-    Its audit row is written first: PostgreSQL's connection is open.
+    Its audit row is written first: PostgreSQL's connection is open. Raises ValueError that says what the job takes.
     """
     spec, name = (what, what.name) if isinstance(what, queues.Job) else (what.spec, what.id)
     entry = what if isinstance(what, Entry) else None
     if entry and not args and not kwargs:
         args, kwargs = entry.args, entry.kwargs
+    fit(spec, args, kwargs or {})
     now = steps.now(redis)
     run_id = f"{name}-now-{now}-{secrets.token_hex(3)}"
     runs.audit(who, "run", name, None, {"run_id": run_id, "args": args, "kwargs": kwargs or {}})
@@ -233,3 +235,13 @@ def run_now(
         redis, spec.path, spec.queue, run_id=run_id, args=tuple(args), kwargs=kwargs, due=now, entry=name,
         timeout=spec.timeout, tries=spec.tries, limits=limits_of(spec, entry.id if entry else None),
     )  # fmt: skip
+
+
+def fit(spec: queues.Job, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+    """Raises ValueError, with what a job takes, for arguments with which it cannot be called."""
+    called = signature(spec.function)
+    try:
+        called.bind(*args, due_at=None, **kwargs)
+    except TypeError as wrong:
+        takes = ", ".join(name for name in called.parameters if name != "due_at")
+        raise ValueError(f"{spec.name} takes {takes or 'nothing'} besides its due time: {wrong}") from None

@@ -155,5 +155,7 @@ def registered(run: Run, call: Call) -> queues.Job:
     if run.hooks:
         raise Refused("callbacks and webhooks by name are not run: publish an event in the job instead")
     if call.path not in queues.registry:
-        raise Unregistered(f"no job {call.path!r} is registered in this version of the code")
+        name = call.path.rpartition(".")[2]
+        meant = "".join(f": {path} is" for path in queues.registry if path.endswith(f".{name}"))
+        raise Unregistered(f"no job {call.path!r} is registered in this version of the code{meant}")
     return queues.registry[call.path]

@@ -119,6 +119,22 @@ def test_nonsense_is_refused_with_what_would_be_right(call: Callable[..., Result
     assert "is no zone" in call("cadence", "sync_prices", "cron 0 1 * * * Mars/Olympus", code=1).output
     assert "sync_prices" in call("pause", "sync_price", code=1).output
     assert "no job 'os.system'" in call("run", "os.system", code=1).output
+    assert "or `before_open XNYS 30m`" in call("cadence", "sync_prices", "often", code=1).output
+
+
+@pytest.mark.parametrize(
+    ("words", "takes"),
+    [
+        (("scan_chain",), "scan_chain takes chain besides its due time: missing a required argument: 'chain'"),
+        (("sync_prices", "5"), "sync_prices takes nothing besides its due time: multiple values"),
+        (("sync_prices", "due_at=5"), "sync_prices takes nothing besides its due time: "),
+        (("scan_chain-bsc", "a", "b"), "scan_chain takes chain besides its due time: "),
+        (("scan_chain", "chian=bsc"), "scan_chain takes chain besides its due time: "),
+    ],
+)
+def test_a_job_is_not_queued_with_arguments_that_it_does_not_take(call: Callable[..., Result], words, takes) -> None:
+    assert takes in call("run", *words, code=1).output
+    assert (db.redis().llen("rq:queue:default"), audit()) == (0, [])
 
 
 @pytest.mark.parametrize("text", ["cron 0 0 30 2 *", "cron 0 0 31 4 *", "every 3000000d", "every 99999999999d"])

@@ -207,6 +207,13 @@ def test_a_crafted_payload_is_refused_recorded_and_costs_only_itself(database, r
     assert outcomes(other) == ["ok"]
 
 
+def test_a_job_by_a_part_of_its_name_is_refused_with_the_whole(database, redis):
+    for name, part in (("short", "fine"), ("as logged", "work.fine")):
+        put_raw(redis, name, data=json.dumps([part, None, [], {}]).encode())
+        work(redis)
+        assert f"no job {part!r} is registered in this version of the code: {PATH} is" in rows(name)[0]["error"]
+
+
 def test_a_pickled_payload_is_refused_without_being_unpickled(database, redis, bait):
     for name, protocol in (("old", 0), ("new", pickle.HIGHEST_PROTOCOL)):
         data = pickle.dumps(("os.getcwd", None, (Bomb(bait),), {}), protocol)
