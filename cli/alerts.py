@@ -10,7 +10,7 @@ import click
 
 import config
 import db
-from cli.arguments import DURATION, EMAIL, ID, number, one_user_or_new
+from cli.arguments import DURATION, EMAIL, ID, nobody, number, one_user_or_new
 from cli.output import json_option, show, when
 from domain.alerts import DIRECTIONS, PERCENT, Rule, describe, fires_again
 from domain.measures import BARS, MEASURES, TYPES, of_name
@@ -138,6 +138,8 @@ def decimal(text: str) -> Decimal:
 def list_(user: str | None, as_json: bool) -> None:
     """Show the alerts, newest first, with the value that each watches and how old it is."""
     with db.database.connection_context():
+        if user and not store.users_named(user):
+            raise nobody(user)
         rows = store.alerts(datetime.now(UTC), email=user)
     shown = rows if as_json else [{**row, "rule": describe(row), "value": valued(row), **_look(row)} for row in rows]
     show("Alerts", COLUMNS, shown, as_json=as_json)

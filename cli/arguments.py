@@ -86,6 +86,11 @@ def in_reach(year: int) -> None:
         raise ValueError("of the years 1600 to 2999")
 
 
+def nobody(name: str) -> click.ClickException:
+    """What is said where a user is meant whom we do not know."""
+    return click.ClickException(f"no user has the address or the name {name!r}")
+
+
 def one_user(name: str) -> int | None:
     """The id of the user who is meant, None for nobody; an address that several users have is refused."""
     found = users_named(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -66,8 +65,8 @@ def span_options(command: Any) -> Any:
 def verify(symbol: str, since: datetime, until: datetime | None, as_json: bool) -> None:
     """Make all candles of a symbol anew from its trades or ticks; list and mend what was wrong."""
     with db.database.connection_context():
-        feed, only = _up_to_date(symbol.upper()), [symbol.upper()]
-        wrong = [candle for day in _days(since, until) for candle in buckets.mend(feed, day, day + DAY, only)]
+        feed, days = _given(symbol.upper(), since, until)
+        wrong = [candle for day in days for candle in buckets.mend(feed, day, day + DAY, [symbol.upper()])]
     show(f"{len(wrong)} candles were wrong, and are mended", WRONG, wrong, as_json=as_json)
 
 
@@ -78,26 +77,30 @@ def backfill(symbol: str, since: datetime, until: datetime | None) -> None:
     """Make the candles of the days that lack some. It can be stopped, and goes on where it was when called again."""
     from rich.progress import track
 
-    days, made = list(_days(since, until)), 0
+    made = 0
     with db.database.connection_context():
-        feed = _up_to_date(symbol.upper())
+        feed, days = _given(symbol.upper(), since, until)
         for day in track(days, description=symbol.upper()):
             if not buckets.agrees(feed, symbol.upper(), day, day + DAY):
                 made += len(buckets.mend(feed, day, day + DAY, [symbol.upper()]))
     click.echo(f"{symbol.upper()}: {made} candles made in {len(days)} days")
 
 
-def _up_to_date(symbol: str) -> str:
-    """The feed of a symbol, with all that is new in its candles."""
+def _given(symbol: str, since: datetime, until: datetime | None) -> tuple[str, list[datetime]]:
+    """The feed of a symbol, with all that is new in its candles, and the days of a time of which it has something."""
+    now = datetime.now(UTC)
+    end = min(until or now, now)
+    if since >= end:
+        raise click.UsageError(f"--from is not before {'--to' if until == end else 'now'}")
     feed = store.feed_of(symbol)
     if feed is None:
         raise click.ClickException(f"{symbol} is neither a pair nor followed: see `nightdesk prices list`")
-    list(building.build(feed, datetime.now(UTC)))
-    return feed
-
-
-def _days(since: datetime, until: datetime | None) -> Iterator[datetime]:
-    day, end = start("1d", since), until or datetime.now(UTC)
+    list(building.build(feed, now))
+    first = store.first_at(feed, symbol)
+    if first is None or first >= end:
+        raise click.ClickException(f"there is no {feed} of {symbol} before {end:%Y-%m-%d %H:%M}")
+    day, days = start("1d", max(first, since)), []
     while day < end:
-        yield day
+        days.append(day)
         day += DAY
+    return feed, days

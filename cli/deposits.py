@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 import db
-from cli.arguments import ID, LIMIT, NUMBER, who_option, why_option
+from cli.arguments import ID, LIMIT, NUMBER, nobody, who_option, why_option
 from cli.output import json_option, show
 from domain.deposits import STATES
 from domain.spans import span
 from models import chains, crediting, incidents, proofs, runs
 from models import deposits as store
+from models.alerts import users_named
 
 FAR = 10_000  # blocks: to read so many again takes minutes, and credits nothing new meanwhile
 COLUMNS = {
@@ -50,6 +51,10 @@ def deposits() -> None:
 def list_(state: str | None, chain: str | None, user: str | None, limit: int, as_json: bool) -> None:
     """Show deposits, newest first."""
     with db.database.connection_context():
+        if chain:
+            _known(chain)
+        if user and not users_named(user):
+            raise nobody(user)
         rows = store.deposits(limit, state=state, chain=chain, user=user)
     show("Deposits", COLUMNS, rows if as_json else [_row(row) for row in rows], as_json=as_json)
 

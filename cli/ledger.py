@@ -11,7 +11,7 @@ import click
 from peewee import IntegrityError
 
 import db
-from cli.arguments import AMOUNT, ID, LIMIT, one_user, who_option, why_option
+from cli.arguments import AMOUNT, ID, LIMIT, nobody, one_user, who_option, why_option
 from cli.output import json_option, show
 from models import crediting, runs
 from models import ledger as store
@@ -141,7 +141,7 @@ def unfreeze(account: int, why: str, who: str) -> None:
 def _user(name: str) -> int:
     found = one_user(name)
     if found is None:
-        raise click.ClickException(f"no user has the address or the name {name!r}")
+        raise nobody(name)
     return found
 
 

@@ -9,6 +9,7 @@ import click
 
 import db
 from cli.output import json_option, show
+from models import pairs
 from models import tickers as store
 
 COLUMNS = {
@@ -25,7 +26,10 @@ def tickers(symbols: tuple[str, ...], as_json: bool) -> None:
     """Show the last 24 hours of every pair that is traded, or of some."""
     now = datetime.now(UTC)
     with db.database.connection_context():
-        rows = store.tickers([symbol.upper() for symbol in symbols] or None)
+        wanted = [symbol.upper() for symbol in symbols]
+        if unknown := pairs.unknown(wanted):
+            raise click.ClickException(f"no pair {', '.join(unknown)} is traded: see `nightdesk tickers`")
+        rows = store.tickers(wanted or None)
     show("The last 24 hours", COLUMNS, rows if as_json else [_row(row, now) for row in rows], as_json=as_json)
 
 

@@ -79,6 +79,24 @@ def feed_of(symbol: str) -> str | None:
     return feeds.TRADE if is_pair else feeds.TICK if is_followed else None
 
 
+def first_at(feed: str, symbol: str) -> datetime | None:
+    """When the oldest begins that candles of a symbol are made of, or one of them; None if there is nothing."""
+    oldest = {
+        feeds.TRADE: "(select min(traded_at) from trade where symbol = %s)",
+        feeds.TICK: "(select min(happened_at) from tick where symbol = %s)",
+    }
+    found = db.rows(
+        f"""select greatest(f.kept_from, o.at)
+            from candle_feed f, (select least({oldest[feed]}, (
+              select min(c.starts_at) from unnest(%s::text[]) as i("interval") cross join lateral (
+                select starts_at from candle where symbol = %s and "interval" = i."interval"
+                order by starts_at limit 1) c)) as at) o
+            where f.feed = '{feed}' and o.at is not null""",
+        *(symbol, db.array(INTERVALS), symbol),
+    )
+    return found[0][0] if found else None
+
+
 def line(
     symbol: str, interval: str, since: datetime, until: datetime, as_of: datetime | None = None
 ) -> list[dict[str, Any]]:

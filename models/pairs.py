@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from peewee import BooleanField, DecimalField, SmallIntegerField, TextField
 
 import db
@@ -35,6 +37,16 @@ class Pair(db.BaseModel):
     active = BooleanField()
     created_at = InstantField()
     market = TextField()  # XNYS, FX, CRYPTO …: with whose session its day orders end
+
+
+def unknown(symbols: Collection[str]) -> list[str]:
+    """Those that are no pairs, or are traded no more."""
+    found = db.rows(
+        """select symbol from unnest(%s::text[]) as s(symbol)
+           where not exists (select from pair p where p.symbol = s.symbol and p.active)""",
+        db.array(symbols),
+    )
+    return [symbol for (symbol,) in found]
 
 
 def adopt() -> None:

@@ -99,7 +99,7 @@ async def _is_ours(request: Request, visitor: Visitor) -> bool:
 
 async def form(request: Request) -> dict[str, str]:
     """The fields of one of our forms. Raises HTTPException for a body that none of them can have."""
-    length = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
     if not length.isdecimal() or int(length) > LARGEST_FORM:
         raise HTTPException(413, "no form of ours is that long")
     try:

@@ -72,6 +72,18 @@ def test_the_first_instant_that_can_be_said_leaves_room_for_what_is_counted_from
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("deposits list --user nobody", "no user has the address or the name 'nobody'"),
+        ("deposits list --chain nosuch", "no chain 'nosuch': one of bitcoin, "),
+        ("alerts list --user nobody@example.com", "no user has the address or the name 'nobody@example.com'"),
+    ],
+)
+def test_what_nobody_knows_is_refused_and_no_empty_table(call, words, reason):
+    assert reason in call(*words.split(), code=1).output
+
+
 def test_a_value_that_is_out_of_range_all_the_same_is_one_line(database, monkeypatch, capsys):
     for fails in (lambda **_: db.rows("select %s::bigint", 10**20), lambda **_: int(float("inf"))):
         monkeypatch.setattr(cli.main, "nightdesk", fails)

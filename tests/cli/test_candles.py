@@ -46,12 +46,26 @@ def test_a_backfill_makes_what_is_missing_and_has_nothing_to_do_the_second_time(
     build()
     db.rows("delete from candle")
     span = ("--from", "2025-11-01", "--to", "2025-11-05")
-    assert "candles made in 4 days" in call("candles", "backfill", "BTCUSDT", *span).output
+    assert "candles made in 2 days" in call("candles", "backfill", "BTCUSDT", *span).output
     assert stored() == brute_force(traded)
     assert "BTCUSDT: 0 candles made" in call("candles", "backfill", "btcusdt", *span).output
     build()
     assert stored() == brute_force(traded)
     assert "neither a pair nor followed" in call("candles", "backfill", "NOPAIR", *span, code=1).output
+
+
+def test_a_time_is_cut_to_what_there_is_and_one_of_which_there_is_nothing_is_refused(traded, call):
+    build()
+    ages = ("--from", "1600-01-01", "--to", "2999-12-31")
+    days = int(call("candles", "backfill", "BTCUSDT", *ages).output.split()[-2])
+    assert days - (datetime.now(UTC) - NOW).days in (3, 4), "from the month of the first trade until today"
+    for command in ("verify", "backfill"):
+        assert "there is no trade of ETHUSDT before" in call("candles", command, "ETHUSDT", *ages, code=1).output
+        early = ("--from", "2020-01-01", "--to", "2025-11-01")
+        assert "no trade of BTCUSDT before 2025-11-01" in call("candles", command, "BTCUSDT", *early, code=1).output
+        backwards = ("--from", "2025-11-05", "--to", "2025-11-03")
+        assert "--from is not before --to" in call("candles", command, "BTCUSDT", *backwards, code=2).output
+        assert "--from is not before now" in call("candles", command, "BTCUSDT", "--from", "2999-01-01", code=2).output
 
 
 def test_a_backfill_makes_the_short_candles_where_those_of_days_are_left(traded, call):
@@ -79,3 +93,4 @@ def test_tickers_are_shown(traded, call):
     (row,) = json.loads(call("tickers", "btcusdt", "--json").output)
     assert (row["last"], row["change"], row["trades"], row["volume"]) == ("260", "160", 9, "18")
     assert "ETHUSDT" in call("tickers").output
+    assert "no pair NOSUCH is traded" in call("tickers", "BTCUSDT", "nosuch", code=1).output

@@ -131,6 +131,9 @@ def test_where_a_user_is_reached_is_said_and_shown_without_secrets(call):
     inside = call("notifications", "target", "ann@example.com", "webhook", "http://10.0.0.1/hook", code=2).output
     assert "its address is not a public one" in inside
     assert "whsec" not in refused
+    for channel, wrong in (("email", "nobody"), ("webhook", "javascript:alert(1)"), ("discord", "http:///x")):
+        said = call("notifications", "target", "ann@example.com", channel, wrong, code=2).output
+        assert f"an address of {channel} is such as " in said
 
 
 def test_wishes_quiet_hours_and_digests_are_said_in_one_line_each(call):

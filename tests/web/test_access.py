@@ -103,6 +103,7 @@ def test_a_form_that_none_of_ours_can_be_is_not_read(site: Site) -> None:
     ann = site.log_in()
     assert ann.post("/jobs/sync_prices/run", data={"csrf": "x" * 5000}).status_code == 413
     assert ann.post("/jobs/sync_prices/run", data=iter([b"csrf=", b"x"])).status_code == 413  # of unknown length
+    assert ann.post("/jobs/sync_prices/run").status_code == 403  # it has no body, and so no word of ours
     assert ann.post("/jobs/sync_prices/run", data=b"csrf=\xff").status_code in (400, 403)
     assert ann.post("/login", data="&".join(f"a{i}=1" for i in range(50))).status_code == 400
 
