@@ -9,7 +9,7 @@ import jobs.chains
 from domain.failures import Rejected, Unavailable
 from jobs.chains import check_confirmations
 from jobs.deposits import verify_balances
-from models import ledger
+from models import chains, ledger
 from tests.chains import events, now
 
 NODES = {"esplora": ("bitcoin", False, 6), "bitcoind": ("bitcoin", True, 6), "solana": ("solana", False, 32)}
@@ -136,6 +136,16 @@ def test_an_address_that_has_to_wait_for_its_turn_misses_nothing(on, monkeypatch
         world.grow(20)
         db.redis().flushall()  # the node's budget of a minute
     assert (world.available(), world.available(world.bob)) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["bitcoin", "solana"])
+def test_an_address_of_the_house_which_is_not_read_lets_the_proof_stand_at_no_old_block(on, name):
+    world = on(name)
+    db.rows("insert into chain_address (chain, address) values (%s, %s)", name, world.chain.address(9))
+    world.scan()
+    world.chain.mine(20)
+    world.scan()
+    assert chains.unread(name) == chains.known(name)["cursor"] + 1 == 1061
 
 
 def test_more_payments_to_one_address_than_a_page_has_are_all_found(on):
