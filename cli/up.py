@@ -225,6 +225,8 @@ def _servers() -> Iterator[tuple[dict[str, str], list[servers.Server]]]:
                 click.echo(f"{variable} is set: using the server at {place.netloc.rpartition('@')[2] or place.path}")
             else:
                 running.append(make(STATE))
+                for home in running[-1].left():
+                    click.echo(f"{home} is of an earlier {STATE}: remove it if you have deleted that")
                 urls[variable] = stack.enter_context(running[-1])
         try:
             yield urls, running

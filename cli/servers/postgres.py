@@ -53,6 +53,11 @@ class Postgres(Server):
     def _url(self, database: str) -> str:
         return f"postgresql://nightdesk:{self.password}@127.0.0.1:{self.port}/{database}"
 
+    def left(self) -> list[Path]:
+        """Homes that an earlier folder at this place had: whether that was deleted or moved, a person alone knows."""
+        others = self.home.parent.glob(f"{_prefix(self.folder)}*") if self.user else ()
+        return sorted(home for home in others if home != self.home)
+
     def remove(self) -> None:
         """Delete the data and the folder."""
         shutil.rmtree(self.home)

@@ -84,6 +84,10 @@ class Server:
             with suppress(OSError):  # somebody else was faster: the next start says so
                 self._hold()
 
+    def left(self) -> list[Path]:
+        """Data of earlier servers of this place, outside its folder, that this one does not use."""
+        return []
+
     def remove(self) -> None:
         """Delete the data and the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The servers of our own: they start anywhere, hide behind a password, survive crashes and touch nothing else."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -92,6 +93,19 @@ def test_a_copied_project_does_not_share_the_data_of_the_original(postgres_serve
         with second as other:
             assert query(other, "select to_regclass('original')") == [(None,)]
         second.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's data is elsewhere")
+def test_data_of_a_folder_that_was_deleted_is_named_and_that_of_others_is_not(tmp_path):
+    first, other = servers.postgres(tmp_path / "state"), servers.postgres(tmp_path / "state-2")
+    shutil.rmtree(first.folder)
+    again = servers.postgres(tmp_path / "state")
+    try:
+        assert again.left() == [first.home]
+        assert other.left() == []
+    finally:
+        for server in (first, other, again):
+            server.remove()
 
 
 def test_postgres_starts_again_after_a_crash(postgres_server, tmp_path):
