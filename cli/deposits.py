@@ -134,7 +134,9 @@ def rescan(chain: str, number: int, far: bool, why: str, who: str) -> None:
     """
     with db.database.connection_context(), db.transaction():
         known = _known(chain)
-        blocks = (known["cursor"] or 0) - number + 1
+        if known["cursor"] is None:
+            raise click.ClickException(f"{chain} has not been read yet: it stands still until it has an address")
+        blocks = known["cursor"] - number + 1
         if blocks > FAR and not far:
             raise click.ClickException(
                 f"{blocks:,} blocks would be read again, up to {known['cursor']}: say --far if you mean it"
@@ -153,7 +155,7 @@ def _skip(known: dict[str, Any], number: int) -> None:
     chain, before = known["name"], chains.was_read_to(known["name"])
     highest = before - known["kept"] + 1
     if number > highest:
-        further = f"; it can go on from {highest} at the highest" if highest > (known["cursor"] or 0) else ""
+        further = f"; it can go on from {highest} at the highest" if highest > known["cursor"] else ""
         raise click.ClickException(f"{chain} has not been read up to {number}, but to {known['cursor']}{further}")
     chains.skip(chain, number)
 

@@ -163,7 +163,7 @@ def addresses_to_read(chain: str, first: int, limit: int) -> dict[str, int]:
 
 
 def unread(chain: str) -> int | None:
-    """The number, on a chain that is read by address, from which on some address has not been read."""
+    """The number, on a chain that is read by address, from which on some address of a user is not read."""
     ((number,),) = db.rows(
         "select min(scanned_to) + 1 from chain_address where chain = %s and user_id is not null", chain
     )

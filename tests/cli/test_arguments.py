@@ -76,6 +76,7 @@ def test_the_first_instant_that_can_be_said_leaves_room_for_what_is_counted_from
     ("words", "reason"),
     [
         ("deposits list --user nobody", "no user has the address or the name 'nobody'"),
+        ("deposits rescan polygon 10 --why x", "polygon has not been read yet"),
         ("deposits list --chain nosuch", "no chain 'nosuch': one of bitcoin, "),
         ("alerts list --user nobody@example.com", "no user has the address or the name 'nobody@example.com'"),
     ],
