@@ -12,6 +12,7 @@ from engine import outages
 from models import clusters, sessions
 
 READ_EVERY, PATIENCE = 60.0, 6.0  # seconds between two readings, and for one that somebody waits for
+SOON = 5.0  # seconds between two readings while something is missing: it may come any moment, as on a new desk
 
 log = logging.getLogger("nightdesk.scheduler")
 
@@ -42,7 +43,7 @@ class Overrides:
             reader = self._begin()
             reader.join(max(0.0, deadline - time.monotonic()))
             return None if reader.is_alive() or self.failed else self.rows
-        if self.read_at is None or time.monotonic() - self.read_at > READ_EVERY:
+        if self.read_at is None or time.monotonic() - self.read_at > (SOON if self.warned else READ_EVERY):
             self._begin()
         return self.rows
 

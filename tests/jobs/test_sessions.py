@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -19,6 +20,7 @@ from clients.calendars import fetch_sessions, parse_sessions
 from domain.cadence import while_open
 from domain.failures import Rejected, Unavailable
 from domain.sessions import BY_RULE, EXCHANGES, WEEKS, Session, calendar, regular_sessions, set_calendars
+from engine.overrides import Overrides
 from jobs.sessions import sync_sessions
 from models import sessions
 
@@ -146,6 +148,16 @@ def test_a_table_that_runs_out_is_told_and_its_market_goes_on_by_the_regular_wee
     assert "are not known: their regular week is assumed, without holidays" in text
     assert while_open("XNYS", 60).after(DUE)
     assert all(row["age"] > row["allowed"] for row in sessions.freshness(DUE))
+
+
+def test_a_scheduler_of_a_new_desk_knows_the_holidays_soon_after_they_are_there(database, redis, said):
+    overrides = Overrides()
+    overrides.read(at_once=True)
+    sync_sessions(due_at=DUE)
+    overrides.read_at = time.monotonic() - 10  # seconds, in which a scheduler looks once
+    overrides.read()
+    overrides.reader.join()
+    assert not calendar("XNYS").is_open(datetime(2026, 11, 26, 16, tzinfo=UTC))
 
 
 def test_the_page_is_content_while_the_table_reaches_far(database, redis, said):
