@@ -54,11 +54,8 @@ def settled(fleet: Fleet) -> bool:
     return bool(ended == fleet.number)
 
 
-def judge(fleet: Fleet, still: scratch.Standstills) -> tuple[dict[str, int], list[tuple[str, float]]]:
-    """What went wrong, by name (0 = it did not), and after how many seconds each orphaned run began again.
-
-    Those in which the machine stood still do not count.
-    """
+def judge(fleet: Fleet) -> tuple[dict[str, int], list[tuple[str, float]]]:
+    """What went wrong, by name (0 = it did not), and after how many seconds each orphaned run began again."""
     seen: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
     for word, run_id, pid, at in lines(fleet.folder):
         seen[run_id].append((word, pid, at))
@@ -72,8 +69,7 @@ def judge(fleet: Fleet, still: scratch.Standstills) -> tuple[dict[str, int], lis
         if run_id in died and died[run_id] - wall > killed_at:
             begun.append(died[run_id] - wall)
         if begun:
-            stood = still.seconds(killed_at + wall, min(begun) + wall)
-            again.append((kind, min(begun) - killed_at - stood))
+            again.append((kind, min(begun) - killed_at))
         else:
             never += 1
     redis = db.redis()
@@ -193,13 +189,12 @@ def main() -> int:
     wanted = parser.parse_args()
     with scratch.started(fsync=False) as desk, db.database.connection_context():
         fleet = Fleet(desk, wanted.workers, random.Random(wanted.seed))
-        still = scratch.Standstills()
         peer = Peer(desk) if wanted.peer else None
         if peer:
             peer.begin()
         campaign(fleet, wanted.count, wanted.kills)
         scratch.wait_for(lambda: settled(fleet), PATIENCE, 0.5)
-        faults, again = judge(fleet, still)
+        faults, again = judge(fleet)
         peer_seconds = peer.seconds() if peer else None
         if any(faults.values()):
             print((desk.folder / "workers.log").read_text()[-20_000:])

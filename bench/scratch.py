@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 
 import config
 import db
@@ -202,29 +201,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0, every: float 
             return False
         time.sleep(every)
     return True
-
-
-class Standstills(Thread):
-    """When this machine stood still, which no promise of a campaign is about: spans of Unix seconds, from the start."""
-
-    TICK, LEAST = 0.01, 0.05  # seconds
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.spans: list[tuple[float, float]] = []
-        self.start()
-
-    def run(self) -> None:
-        last = time.monotonic()
-        while True:
-            time.sleep(self.TICK)
-            before, last = last, time.monotonic()
-            if last - before > self.LEAST:
-                self.spans.append((time.time() - (last - before), time.time()))
-
-    def seconds(self, since: float, until: float) -> float:
-        """How long it stood still between two instants."""
-        return sum(max(0.0, min(end, until) - max(begin, since)) for begin, end in self.spans)
 
 
 def percentile(values: list[float], share: float) -> float:
