@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import time
 from typing import Any
 
@@ -150,13 +151,28 @@ def target(user: str, channel: str, address: str, remove: bool) -> None:
                 raise click.ClickException(f"{user} has no such address on {channel}")
         else:
             try:
-                if channel == "webhook":
-                    addresses.check(address, loopback=config.settings.private_targets)
+                _check(channel, address)
                 targets.add(_one(user), channel, address, verified=True)
             except (ValueError, addresses.Private) as wrong:
                 raise click.UsageError(str(wrong)) from wrong
     shown = timeline.masked(channel, address)
     click.echo(f"{user} is {'no longer ' if remove else ''}reached by {channel} at {shown}")
+
+
+_URL = r"https?://[^/].*"
+SHAPES = {
+    "email": (config.ADDRESS, "ann@example.com"),
+    "webhook": (_URL, "https://example.com/hook"),
+    "discord": (_URL, "https://discord.com/api/webhooks/7/token"),
+}
+
+
+def _check(channel: str, address: str) -> None:
+    """Raises ValueError, or Private, for what could not be reached anyway."""
+    if channel in SHAPES and not re.fullmatch(SHAPES[channel][0], address):
+        raise ValueError(f"an address of {channel} is such as {SHAPES[channel][1]}")
+    if channel == "webhook":
+        addresses.check(address, loopback=config.settings.private_targets)
 
 
 @notifications.command()
