@@ -96,6 +96,7 @@ def keep(symbol: str, history: History, received_at: datetime) -> dict[str, int]
         stocks.known([symbol], received_at)
         if changed["splits"]:
             events.publish("stocks.split", {"symbols": changed["splits"]})
+        db.after_commit(events.nudge)
     return {"bars": written, "actions": sum(map(len, changed.values())), "doubted": len(doubted)}
 
 
@@ -140,6 +141,7 @@ def look(symbol: str, now: datetime) -> int:
         year = bars.bars(symbol, last - A_YEAR, last)
         _, doubted = judge(symbol, year)
         quarantine.keep(doubted, now)
+        db.after_commit(events.nudge)
         wrong = gaps.note(symbol, "wrong", {bar.date: bar for bar, _, _ in doubted}, now)
         lacking = gaps.missing(symbol, known.days(last - A_YEAR, last))
         return wrong + gaps.note(symbol, "missing", dict.fromkeys(lacking), now)

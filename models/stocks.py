@@ -164,7 +164,7 @@ def renamed(said: Mapping[str, Exception], quotes: Sequence[Quote] = ()) -> None
 def failed(failures: Mapping[str, Exception], now: datetime) -> None:
     """Note what went wrong. A symbol that no source has is asked for ever more rarely; tell of it, if that is news.
 
-    Of one that was renamed that is told, by `renamed`.
+    Of one that has another name now `renamed` tells.
     """
     if not failures:
         return
