@@ -13,7 +13,7 @@ from cli.arguments import ID, LIMIT, NUMBER, nobody, who_option, why_option
 from cli.output import json_option, show
 from domain.deposits import STATES
 from domain.spans import span
-from models import chains, crediting, incidents, proofs, runs
+from models import chains, crediting, incidents, proofs, rescans, runs
 from models import deposits as store
 from models.alerts import users_named
 
@@ -141,7 +141,7 @@ def rescan(chain: str, number: int, far: bool, why: str, who: str) -> None:
             raise click.ClickException(
                 f"{blocks:,} blocks would be read again, up to {known['cursor']}: say --far if you mean it"
             )
-        before = chains.read_to(chain)
+        before = rescans.read_to(chain)
         if not chains.rewind(chain, None, number):
             _skip(known, number)
         old = {"cursor": known["cursor"], "read_to": before}
@@ -152,12 +152,12 @@ def rescan(chain: str, number: int, far: bool, why: str, who: str) -> None:
 
 def _skip(known: dict[str, Any], number: int) -> None:
     """Go on from a later block, if the chain had been read so far, and deeper than a reorg goes."""
-    chain, before = known["name"], chains.was_read_to(known["name"])
+    chain, before = known["name"], rescans.was_read_to(known["name"])
     highest = before - known["kept"] + 1
     if number > highest:
         further = f"; it can go on from {highest} at the highest" if highest > known["cursor"] else ""
         raise click.ClickException(f"{chain} has not been read up to {number}, but to {known['cursor']}{further}")
-    chains.skip(chain, number)
+    rescans.skip(chain, number)
 
 
 @deposits.command()
