@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 JOBS_PER_HORSE = 10_000
 SECONDS_PER_HORSE = 3600.0
 LOOK_EVERY = 0.25  # seconds: for what others than our own steps enqueued
-FLUSH_EVERY = 2.0  # seconds between writes of run history while runs wait, which would start later for it
-FLUSH_APART = 0.5  # seconds between them while none does
+FLUSH_EVERY = 1.0  # seconds between writes of run history, at the most
 
 GONE = (RedisGone, RedisSlow)
 NOTHING = ("", "")  # is finished
@@ -235,8 +234,8 @@ class Horse:
         raise JobTimeoutException(f"ran longer than its time-out of {self.timeout} s")
 
     def _keep_house(self, *, at_once: bool = False) -> None:
-        """History to PostgreSQL, and a look whether the schedule still moves."""
-        if not at_once and time.monotonic() - self.flushed < FLUSH_APART:
+        """History to PostgreSQL, and a look whether the schedule still moves; at most twice a second."""
+        if not at_once and time.monotonic() - self.flushed < FLUSH_EVERY / 2:
             return
         self.flushed = time.monotonic()
         signal.signal(signal.SIGALRM, self._expire)  # a job may have put its own there
