@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 import config
 from clients import prices
+from demo.recorded import RecordedMarket
 from demo.server import running
+from tests.waiting import until
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -40,9 +42,16 @@ def test_recorded_prices_come_through_as_of_now(tape):
     assert set(failures) == {"USDJPY", "XAGUSD"}
 
 
-def test_recorded_prices_move(tape):
-    seen = set()
-    for _ in range(10):
-        seen |= {price.price for price in prices.fetch(["BTCUSD"])[0]}
-        time.sleep(0.05)
-    assert len(seen) > 5
+def test_recorded_prices_follow_one_another_as_they_were_recorded(tape):
+    series = RecordedMarket(DATA).series["BTCUSD"]
+    recorded = (round(price, series.digits) for _ in range(5) for price in series.prices)  # it goes round in 13 s
+    seen: list[Decimal] = []
+
+    def moved() -> bool:
+        for found in prices.fetch(["BTCUSD"])[0]:
+            if found.price not in seen[-1:]:
+                seen.append(found.price)
+        return len(seen) > 5
+
+    until(moved)
+    assert all(float(price) in recorded for price in seen)  # each one after the one before
