@@ -10,6 +10,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.waiting import until
+
 PING = "/binance/api/v3/ping"
 PRICE = "/binance/api/v3/ticker/price?symbol=BTCUSDT"
 
@@ -95,9 +97,9 @@ def test_a_slow_answer_is_the_right_one_only_later(ask, demo):
 
 
 def test_frozen_data_stand_still(ask, demo):
-    demo.faults.add("binance", "frozen")
+    fault = demo.faults.add("binance", "frozen")
     one = ask("/binance/api/v3/ticker/24hr?symbol=BTCUSDT&type=MINI").body
-    time.sleep(0.05)
+    until(lambda: time.time() > fault.since + 0.002)  # its times are in milliseconds
     assert ask("/binance/api/v3/ticker/24hr?symbol=BTCUSDT&type=MINI").body == one
     demo.faults.clear()
     assert ask("/binance/api/v3/ticker/24hr?symbol=BTCUSDT&type=MINI").body != one
