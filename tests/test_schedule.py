@@ -152,14 +152,14 @@ def test_a_scheduler_with_a_stale_version_fires_nothing_and_reads_again(schedule
 
 
 def test_what_is_not_due_yet_is_not_fired_however_wrong_the_schedulers_clock_is(scheduler, redis):
-    made = scheduler(entry(1800))
-    made.offset += 3600
+    made = scheduler(entry(WEEK))
+    made.offset += 2 * WEEK
     made.measured = time.monotonic() + 3600  # it does not measure again so soon, however slow this machine is
     before = redis.hget("nightdesk:entry:fine", "due")
     assert made.fire(list(made.states.values())) == ["early"]
     set_due(redis, "fine", 1)
     made.states = {state.id: state for state in entries.load(redis)}
-    assert made.fire(list(made.states.values())) == ["early"]  # it is due, but not the hour that this one would skip
+    assert made.fire(list(made.states.values())) == ["early"]  # it is due, but not the week that this one would skip
     made.measured = 0.0
     made.fire(list(made.states.values()))  # and measures again
     assert fire(made) == {"fine": "run"}
@@ -439,7 +439,7 @@ def test_of_missed_due_times_the_latest_runs_and_the_others_are_one_row(schedule
 
 
 def test_a_frequent_cron_line_is_counted_to_the_last_due_time_while_the_others_go_on(scheduler, redis):
-    made = scheduler(Entry(cron("* * * * *"), work.bug), entry(3600))
+    made = scheduler(Entry(cron("* * * * *"), work.bug), entry(WEEK))
     due = set_due(redis, "bug", 20 * 3600) // 60_000 * 60_000
     redis.hset("nightdesk:entry:bug", "due", due)
     set_due(redis, "fine", 1)
@@ -768,7 +768,7 @@ def test_rq_schedulers_own_listing_shows_the_entries_and_deletes_none(scheduler,
 
 
 def test_what_a_listing_needs_is_declared_again_when_a_tool_deleted_it(scheduler, redis):
-    made = scheduler(entry(60), entry(60, key="b"))
+    made = scheduler(entry(WEEK), entry(WEEK, key="b"))
     redis.delete("rq:job:fine")
     list(StockScheduler(connection=redis).get_jobs())
     assert redis.zcard(steps.SCHEDULED) == 1
