@@ -64,10 +64,10 @@ local now, error, wait = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 if now == 0 then local t = redis.call('TIME'); now = t[1] + t[2] / 1000000 end
 local breaker = redis.call('HMGET', KEYS[1], 'open_until', 'opens')
 local open_until, opens = tonumber(breaker[1] or 0), tonumber(breaker[2] or 0)
-if error ~= '' then redis.call('HSET', KEYS[1], 'error', error, 'error_at', string.format('%.3f', now)) end
+if error ~= '' then redis.call('HSET', KEYS[1], 'error', error, 'error_at', string.format('%.6f', now)) end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'counters', ARGV[4]) end
 if wait < 0 then  -- it answered
-  redis.call('HSET', KEYS[1], 'ok_at', string.format('%.3f', now))
+  redis.call('HSET', KEYS[1], 'ok_at', string.format('%.6f', now))
   if open_until <= now then redis.call('HDEL', KEYS[1], 'failures', 'opens', 'open_until', 'probe_until') end
   return 0
 end

@@ -198,7 +198,9 @@ def test_one_success_between_failures_keeps_it_closed(redis):
 def test_a_stated_wait_is_kept_to_the_second_and_a_late_success_does_not_end_it(redis):
     example = provider()
     gate.failed(example, "429", 30, NOON)
-    gate.succeeded(example, {}, now=NOON + timedelta(seconds=1))
+    gate.succeeded(example, {}, now=NOON + timedelta(microseconds=1))
+    (state,) = gate.states({"example": example}, NOON)
+    assert state.ok_at > state.error_at
     assert spend(example, NOON + timedelta(seconds=2)) == pytest.approx(28)
     assert spend(example, NOON + timedelta(seconds=30.1)) is None
 
