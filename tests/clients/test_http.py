@@ -6,6 +6,7 @@ import logging
 import socket
 import traceback
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -161,7 +162,7 @@ def test_a_provider_that_is_off_is_not_asked(demo, settings, provider):
 
 def test_a_get_is_tried_again_after_a_short_wait(demo, provider, monkeypatch):
     demo.faults.add("binance", 503)
-    monkeypatch.setattr(http.time, "sleep", lambda wait: wait < 1 and demo.faults.clear())
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=lambda wait: wait < 1 and demo.faults.clear()))
     assert http.get(provider(tries=3), PRICE, BTC).status == 200
     assert demo.requests["binance"] == 2
 
@@ -169,7 +170,7 @@ def test_a_get_is_tried_again_after_a_short_wait(demo, provider, monkeypatch):
 def test_a_long_retry_after_is_not_waited_for(demo, provider, monkeypatch):
     demo.faults.add("binance", 429, retry_after="120")
     waits = []
-    monkeypatch.setattr(http.time, "sleep", waits.append)
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=waits.append))
     with pytest.raises(Unavailable) as wait:
         http.get(provider(tries=3), PRICE, BTC)
     assert wait.value.retry_after == 120
