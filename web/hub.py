@@ -58,7 +58,7 @@ class Hub:
         self.started = asyncio.Event()
         self.nudged = asyncio.Event()
         self.database_away = False
-        self.redis_away = False
+        self.redis_away: bool | None = None  # until it is listened to
         self.is_ending = False
         self.held_back_since: float | None = None
         self._whose: dict[int | None, set[Client]] = defaultdict(set)  # by user; None: who sees everything

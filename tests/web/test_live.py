@@ -51,6 +51,7 @@ class Desk:
         until(lambda: self.server.started)
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
         until(app.state.hub.started.is_set)
+        until(lambda: app.state.hub.redis_away is False)  # what is said before is not heard
 
     def stop(self) -> None:
         self.server.should_exit = True
