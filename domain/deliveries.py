@@ -10,6 +10,7 @@ from typing import Any
 
 from domain.cadence import jump
 from domain.failures import Rejected
+from domain.measures import of_stream
 
 MAX_TRIES = 6
 FIRST_WAIT = timedelta(seconds=15)
@@ -106,20 +107,21 @@ def next_digest(kind: str, now: datetime, at: time | None, zone: tzinfo) -> date
     return next(at for at in due if at > now)
 
 
-def price_is_back(data: Mapping[str, Any], price: Decimal | None) -> bool:
-    """Whether the level that an alert told of holds no more, so that a message that was held would mislead.
+def is_back(data: Mapping[str, Any], value: Decimal | None) -> bool:
+    """Whether what an alert told of holds no more, so that a message that was held would mislead.
 
-    Of price levels alone: a crossing has happened, whatever the price is by now. No fresh price: nothing is known.
+    Of levels and changes alone: a crossing and an event have happened, and a date comes, whatever the newest value of
+    the stream is by now. No fresh value: nothing is known.
     """
     rule = data.get("rule") if isinstance(data, Mapping) else None
-    if price is None or not isinstance(rule, Mapping) or data.get("stream") != "price":
-        return False
-    if rule.get("condition") == "crosses" or rule.get("side") not in ("up", "down"):
+    if value is None or not isinstance(rule, Mapping) or rule.get("condition") == "crosses":
         return False
     try:
-        target = Decimal(str(rule.get("target")))
-    except InvalidOperation:
+        kind = of_stream(str(data.get("stream"))).kind
+        target, band = Decimal(str(rule.get("target"))), Decimal(str(rule.get("band", 0)))
+    except (ValueError, InvalidOperation):
         return False
-    if not target.is_finite():
+    if kind != "value" or not (target.is_finite() and band.is_finite()):
         return False
-    return price < target if rule["side"] == "up" else price > target
+    side, above = rule.get("side"), value - target
+    return above < 0 if side == "up" else above > 0 if side == "down" else side == "at" and abs(above) > band

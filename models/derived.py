@@ -197,10 +197,19 @@ where g.measure = 'dividend'
 
 
 def forget() -> int:
-    """Stop working out what no alert waits for any more; how many streams."""
+    """Stop working out what no alert waits for any more, nor a message that is held; how many streams."""
     watched = " and ".join(
         f"""not exists (select from alert_watch w where w.direction = '{direction}' and w.subject = g.subject
               and w.stream = g.measure)"""
         for direction in ("up", "down", "either")
     )
-    return len(db.rows(f"delete from gauge g where g.measure ~ '[@/]' and {watched} returning 1"))
+    return len(
+        db.rows(
+            f"""with held as materialized (
+                  select n.subject, n.data ->> 'stream' as stream
+                  from delivery d join notification n on n.id = d.notification_id where d.state = 'held')
+                delete from gauge g where g.measure ~ '[@/]' and {watched}
+                  and not exists (select from held h where h.subject = g.subject and h.stream = g.measure)
+                returning 1"""
+        )
+    )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import db
-from domain.deliveries import price_is_back, quiet_until
+from domain.deliveries import is_back, quiet_until
 from domain.notifications import known_zone
 from models.targets import HELD_BACK, MUTED, UNWANTED
 
@@ -19,7 +19,7 @@ BATCH = 1000  # notifications, or held deliveries, that one statement looks at
 MANY = 5  # messages of a kind to one user within WINDOW; further ones wait for its end and go together
 WINDOW = timedelta(minutes=5)
 LOOKED_AT = 20  # of a user's newest notifications, to see whether there are many
-QUIET = "quiet hours"  # the one reason for which a message is held that the price can have left behind by then
+QUIET = "quiet hours"  # the one reason for which a message is held that its value can have left behind by then
 
 
 def route(channels: Collection[str], now: datetime) -> Iterator[int]:
@@ -118,9 +118,9 @@ def release(now: datetime) -> Iterator[tuple[int, int]]:
 
 
 def _against(delivery: dict[str, Any]) -> str | None:
-    """What stands against a message that was held: the user's wish, or the price by the end of their quiet hours."""
-    if delivery["kind"] == "alert" and price_is_back(delivery["data"], delivery["price"]):
-        return f"the price is back, at {delivery['price'].normalize():f}: dropped"
+    """What stands against a message that was held: the user's wish, or the value by the end of their quiet hours."""
+    if delivery["kind"] == "alert" and is_back(delivery["data"], delivery["value"]):
+        return f"the {delivery['data']['stream']} is back, at {delivery['value'].normalize():f}: dropped"
     return delivery["refused"]
 
 
@@ -135,10 +135,11 @@ with led as materialized (
   select d.id, led.id, led.reason from led join delivery d on d.leader_id = led.id where d.state = 'bundled'
 )
 select e.id, e.leader_id, n.kind, n.data,
-  case when e.reason = '{QUIET}' and q.state = 'fresh' and q.stale_at > t.now then q.price end as price,
+  case when e.reason = '{QUIET}' and v.stale_at > t.now then v.value end as value,
   {_UNWANTED.format(channel="d.channel")} as refused
 from cast(%s as timestamptz) as t(now), every e join delivery d using (id)
-  join notification n on n.id = d.notification_id left join quote q on q.symbol = n.subject
+  join notification n on n.id = d.notification_id
+  left join newest v on v.subject = n.subject and v.stream = n.data ->> 'stream'
 """
 
 # What goes along stays with its leader, so that a repeat has the same key; where that one is dropped, it goes alone.

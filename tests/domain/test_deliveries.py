@@ -12,9 +12,9 @@ from domain.deliveries import (
     MAX_TRIES,
     Limit,
     instant,
+    is_back,
     next_digest,
     next_month,
-    price_is_back,
     quiet_until,
     rest,
     wait,
@@ -146,7 +146,10 @@ def test_digests_are_due_at_noon_on_sunday_afternoon_or_in_the_users_morning():
         ({"condition": "below", "side": "down", "target": "100"}, "100", False),
         ({"condition": "percent_up", "side": "up", "level": "5", "target": "105"}, "104", True),
         ({"condition": "crosses", "side": "up", "target": "100"}, "1", False),
-        ({"condition": "equals", "side": "at", "target": "100"}, "1", False),
+        ({"condition": "equals", "side": "at", "target": "100", "band": "0.5"}, "99.4", True),
+        ({"condition": "equals", "side": "at", "target": "100", "band": "0.5"}, "100.5", False),
+        ({"condition": "equals", "side": "at", "target": "100", "band": "wide"}, "1", False),
+        ({"condition": "within", "side": "date", "target": "100", "band": "0"}, "1", False),
         ({"condition": "above", "side": "up", "target": "high"}, "1", False),
         ({"condition": "above", "side": "up", "target": "NaN"}, "1", False),
         ({"condition": "above", "side": "up"}, "1", False),
@@ -155,7 +158,9 @@ def test_digests_are_due_at_noon_on_sunday_afternoon_or_in_the_users_morning():
     ],
 )
 def test_a_level_that_holds_no_more_is_not_told_of_later(rule, price, back):
-    assert price_is_back({"stream": "price", "rule": rule}, Decimal(price)) is back
-    assert not price_is_back({"stream": "price", "rule": rule}, None)
-    assert not price_is_back([rule], Decimal(price)), "that is no data"
-    assert not price_is_back({"stream": "volume", "rule": rule}, Decimal(price)), "that is no price"
+    for stream in ("price", "price@1h", "price/close", "rsi14@1d", "odds"):
+        assert is_back({"stream": stream, "rule": rule}, Decimal(price)) is back
+    assert not is_back({"stream": "price", "rule": rule}, None)
+    assert not is_back([rule], Decimal(price)), "that is no data"
+    assert not is_back({"stream": "dividend", "rule": rule}, Decimal(price)), "that one was announced"
+    assert not is_back({"stream": "magic", "rule": rule}, Decimal(price)), "that is no stream"

@@ -9,7 +9,7 @@ import db
 from domain.alerts import Rule
 from domain.prices import Price
 from jobs.alerts import build_readings, check_alerts, prune_readings
-from models import alerts, derived, partitions, prices, readings
+from models import alerts, derived, notifications, partitions, prices, readings
 from models.alerts import create_alert, remove_alert, user_with
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -109,8 +109,18 @@ def test_what_nobody_asks_for_any_more_is_forgotten_and_the_rest_stays():
     kept = add("above", 200, NOW, frequency="close", bar="1h")
     gone = add("above", 200, NOW, frequency="close", bar="1d")
     remove_alert(gone)
+    told = notifications.tell(user_with("a@b.c"), "alert", "fired", subject="BTCUSD", data={"stream": "price/24h"})
+    ask("price/24h")
+    db.rows(
+        """insert into delivery (notification_id, channel, target, state, reason, due_at, expires_at)
+           values (%s, 'console', 'a', 'held', 'quiet hours', now(), now())""",
+        told,
+    )
     counts = prune_readings(due_at=NOW)
     assert (counts["forgotten"], counts["strays"]) == (1, 0)
+    assert db.rows("select measure from gauge order by 1") == [("price/24h",), ("price@1h",)], "one is looked at again"
+    db.rows("update delivery set state = 'skipped', ended_at = now()")
+    assert prune_readings(due_at=NOW)["forgotten"] == 1
     assert db.rows("select measure from gauge") == [("price@1h",)]
     assert db.rows("select alert_id from alert_watch") == [(kept,)]
     assert prune_readings(due_at=NOW) == {"made": 0, "dropped": 0, "strays": 0, "forgotten": 0}

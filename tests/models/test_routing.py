@@ -7,8 +7,9 @@ from threading import Barrier, Thread
 import pytest
 
 import db
+from domain.measures import Reading
 from domain.prices import Price
-from models import notifications, prices, routing, targets
+from models import notifications, prices, readings, routing, targets
 from models.alerts import user_with
 
 ALL = ("email", "telegram", "line", "discord", "webhook", "console")
@@ -204,6 +205,31 @@ def test_a_held_alert_whose_price_is_back_is_dropped_and_says_so(ann, kind, now,
     assert list(routing.release(NOW + timedelta(hours=1, seconds=1))) == [(1, 0) if goes else (0, 1)]
     assert ways() == [
         ("email", "pending", None) if goes else ("email", "skipped", f"the price is back, at {now}: dropped")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "rule", "now", "goes"),
+    [
+        ("price/close", {"condition": "percent_down", "side": "down", "target": "-6"}, "-0.07", False),
+        ("price/24h", {"condition": "percent_up", "side": "up", "target": "5"}, "5.1", True),
+        ("rsi14@1d", {"condition": "above", "side": "up", "target": "70"}, "69.9", False),
+        ("price@1h", {"condition": "below", "side": "down", "target": "97000"}, "97001", False),
+        ("odds", {"condition": "equals", "side": "at", "target": "2", "band": "0.01"}, "2.02", False),
+        ("ema20@1h", {"condition": "crosses", "side": "up", "target": "97000"}, "1", True),
+        ("dividend", {"condition": "above", "side": "up", "target": "1"}, "0.2", True),
+    ],
+)
+def test_a_held_alert_is_looked_at_by_the_newest_value_of_its_stream(ann, stream, rule, now, goes):
+    targets.be_quiet(ann, time(11), time(13))
+    tell(ann, "alert", subject="BTCUSD", data={"stream": stream, "rule": rule})
+    route(["email"])
+    later = NOW + timedelta(minutes=50)
+    readings.record([Reading("BTCUSD", stream, Decimal(now), later, "tests")], later)
+    price("1", later)  # says nothing of any of them
+    assert list(routing.release(NOW + timedelta(hours=1))) == [(1, 0) if goes else (0, 1)]
+    assert ways() == [
+        ("email", "pending", None) if goes else ("email", "skipped", f"the {stream} is back, at {now}: dropped")
     ]
 
 
