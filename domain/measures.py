@@ -193,7 +193,7 @@ def of_name(name: str) -> tuple[Type, Measure]:
     for each in TYPES.values():
         for known in each.measures:
             if name in (known.name, known.name.rstrip("0123456789")):
-                return each, known
+                return each, measure(each.name, known.name)
     try:
         return TYPES["technical"], indicator(name)
     except ValueError:
@@ -210,7 +210,19 @@ def indicator(name: str) -> Measure:
     if not found or not 2 <= int(found["length"] or 2) <= LONGEST:
         raise ValueError(f"no indicator {name!r}: rsi14, sma200, ema20, atr14, bollinger20 (of 2 to 400 bars) or macd")
     like = next(m for m in TYPES["technical"].measures if m.name.rstrip("0123456789") == (found["name"] or name))
+    if found["name"] == "bollinger":
+        reach = farthest(int(found["length"]))
+        return replace(like, name=name, low=D("0.5") - reach, high=D("0.5") + reach)
     return replace(like, name=name)
+
+
+def farthest(length: int) -> Decimal:
+    """How far from the middle of Bollinger's bands a close can be, in their width, and 0.0001 more.
+
+    One of `length` numbers is at most sqrt(length - 1) standard deviations (of the population) from their average
+    (P. A. Samuelson, How deviant can you be?, 1968), and the bands are four wide: of 20 bars 1.0897.
+    """
+    return (D(length - 1).sqrt() / 4 + D("0.0001")).quantize(D("0.0001"))
 
 
 def closes_of(measure_: str, bar: str) -> str:

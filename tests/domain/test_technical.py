@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from domain import indicators
+from domain.measures import indicator
 from domain.technical import Bar, line, volume_ratios
 
 START = datetime(2026, 11, 2, 14, 30, tzinfo=UTC)
@@ -44,6 +45,17 @@ def test_the_close_is_placed_between_the_bands():
     assert line("bollinger20", flat)[-1] is None, "there is no band"
     rising = [bar._replace(close=Decimal(n)) for n, bar in enumerate(flat)]
     assert line("bollinger20", rising)[-1] == pytest.approx(0.912, abs=0.001)
+
+
+@pytest.mark.parametrize("length", [2, 5, 20, 400])
+def test_one_close_far_from_all_others_is_just_within_what_may_be_asked_of_its_place(length):
+    asked = indicator(f"bollinger{length}")
+    for close, bound in ((200, asked.high), (1, asked.low)):
+        far = [bar._replace(close=Decimal(100)) for bar in bars(length - 1)] + [
+            bars(1)[0]._replace(close=Decimal(close))
+        ]
+        (place,) = line(asked.name, far)[-1:]
+        assert 0 < abs(float(bound) - 0.5) - abs(place - 0.5) < 0.0002
 
 
 def test_volume_is_compared_with_the_same_time_of_day_and_not_with_the_hour_before():
