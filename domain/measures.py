@@ -91,7 +91,7 @@ TYPES = {
                 Measure("volume", "shares", ("above", "crosses"), low=D(0), max_age=DAYS, by_bar=True),
                 Measure("volume_ratio", "x the median", LEVELS, low=D(0), max_age=DAYS, by_bar=True),
             ),
-            "each closed bar; the ratio is to the median of the same time of day",
+            "each closed bar; the ratio is to the median of 20 bars before, of the same time of day",
             "stock",
         ),
         Type(

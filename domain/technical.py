@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from statistics import median
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from domain import indicators
 from domain.indicators import Line
 from domain.measures import INDICATOR
 
-DAYS = 20  # of the same time of day before, whose median a volume is compared with
+DAYS = 20  # before it, whose median a volume is compared with
 FEWEST = 5
 
 
@@ -26,15 +26,16 @@ class Bar(NamedTuple):
     volume: Decimal
 
 
-def line(name: str, bars: Sequence[Bar]) -> Line:
+def line(name: str, bars: Sequence[Bar], zone: tzinfo | None = UTC) -> Line:
     """The value of a measure at each bar, None where there are too few before it: `line("rsi14", bars)`.
 
-    `bollinger20` is where the close is between the lower band (0) and the upper one (1), `macd` the histogram.
+    `bollinger20` is where the close is between the lower band (0) and the upper one (1), `macd` the histogram. `zone`
+    is of the clock by which bars of the same time of day are found, None where each bar is a whole day.
     """
     if name == "volume":
         return [float(bar.volume) for bar in bars]
     if name == "volume_ratio":
-        return volume_ratios(bars)
+        return volume_ratios(bars, zone)
     found = INDICATOR.fullmatch(name)
     if not found:
         raise ValueError(f"no indicator {name!r}")
@@ -58,15 +59,16 @@ def _places(closes: Sequence[Decimal], bands: indicators.Bollinger) -> Line:
     ]
 
 
-def volume_ratios(bars: Sequence[Bar]) -> Line:
-    """Each bar's volume by the median of the last 20 bars that ended at the same time of day (UTC), 5 at least.
+def volume_ratios(bars: Sequence[Bar], zone: tzinfo | None = UTC) -> Line:
+    """Each bar's volume by the median of the last 20 bars, 5 at least, that ended at the same time of day in `zone`.
 
-    So an opening auction, large on every day, is no spike; the median lets one wild day pass.
+    So an opening auction, large on every day, is no spike, also when the clocks have changed; the median lets one wild
+    day pass. Without a zone bars are days, which are compared whenever they end: a half-day too is a day.
     """
     before: dict[object, list[float]] = {}
     ratios: Line = []
     for bar in bars:
-        past = before.setdefault(bar.ends_at.timetz(), [])
+        past = before.setdefault(zone and bar.ends_at.astimezone(zone).time(), [])
         usual = median(past[-DAYS:]) if len(past) >= FEWEST else 0
         ratios.append(float(bar.volume) / usual if usual else None)
         past.append(float(bar.volume))

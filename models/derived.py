@@ -8,7 +8,7 @@ later than the instant that it is of.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from itertools import takewhile
 
@@ -16,6 +16,7 @@ import db
 from domain.measures import BARS as BAR_LENGTHS
 from domain.measures import MEASURES, Reading
 from domain.sessions import calendar
+from domain.stocks import market_of
 from domain.technical import Bar, line
 
 GRACE = timedelta(seconds=15)  # for the last values of a bar to reach us
@@ -104,13 +105,20 @@ def last_close(kind: str | None, now: datetime) -> datetime:
 def indicator_values(now: datetime) -> Iterator[Reading]:
     """The indicators and volumes of every bar that was closed since the one before it."""
     for subject, width, kind, measures, since in db.rows(_BARS_DUE, now, SUBJECTS):
-        bars = _bars(subject, width, kind, now)
+        bars, zone = _bars(subject, width, kind, now), _zone(subject, width, kind)
         for measure, last_at in zip(measures, since, strict=True):
-            values = line(measure.partition("@")[0], bars) if bars else []
+            values = line(measure.partition("@")[0], bars, zone) if bars else []
             known = [(bar.ends_at, value) for bar, value in zip(bars, values, strict=True) if value is not None]
             for ends_at, value in known if last_at else known[-1:]:
                 if not last_at or ends_at > last_at:
                     yield Reading(subject, measure, Decimal(str(round(value, 8))), ends_at, "candles")
+
+
+def _zone(subject: str, width: str, kind: str | None) -> tzinfo | None:
+    """By which clock the volumes of bars have their usual times; none for those of whole days."""
+    if width == "1d":
+        return None
+    return calendar(market_of(subject)).week.zone if kind == "stock" else UTC
 
 
 def _bars(subject: str, width: str, kind: str | None, now: datetime) -> list[Bar]:

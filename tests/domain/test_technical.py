@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
+from statistics import median
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -68,3 +70,31 @@ def test_volume_is_compared_with_the_same_time_of_day_and_not_with_the_hour_befo
     ratios = volume_ratios(days)
     assert ratios[:10] == [None] * 10
     assert ratios[-2:] == [1.0, 5.0], "a large opening is no spike, and 50 is one where 10 is usual"
+
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+def traded(*ends: datetime) -> list[Bar]:
+    """Bars that end then, each with a volume by chance."""
+    dice = Random(4)
+    return [Bar(at.astimezone(UTC), *[Decimal(1)] * 3, Decimal(dice.randint(1, 9))) for at in ends]
+
+
+def test_the_volume_of_a_day_is_compared_with_the_20_days_before_also_over_a_change_of_clocks_and_half_days():
+    days = [datetime(2026, 9, 1, 16, tzinfo=NEW_YORK) + timedelta(days=n) for n in range(120)]
+    path = traded(*(day.replace(hour=13) if day.day == 27 else day for day in days))
+    volumes = [float(bar.volume) for bar in path]
+    assert volume_ratios(path, None) == [
+        volumes[n] / median(volumes[max(0, n - 20) : n]) if n >= 5 else None for n in range(120)
+    ]
+
+
+def test_the_time_of_day_is_that_of_the_markets_own_clock():
+    path = traded(
+        *(datetime(2026, 10, 20 + n // 2, 10 + n % 2, tzinfo=NEW_YORK) for n in range(12)),
+        datetime(2026, 11, 2, 10, tzinfo=NEW_YORK),
+    )
+    volumes = [float(bar.volume) for bar in path]
+    assert volume_ratios(path, NEW_YORK)[-1] == volumes[-1] / median(volumes[:-1:2])
+    assert volume_ratios(path, UTC)[-1] == volumes[-1] / median(volumes[1::2]), "of 11:00 in New York, until then"

@@ -1,6 +1,6 @@
 """Closes of bars and changes in percent are worked out where an alert asks for them, and never ahead of time."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 import db
 from domain.alerts import Rule
 from domain.prices import Price
+from domain.sessions import regular_sessions
 from jobs.alerts import build_readings, check_alerts, prune_readings
 from models import alerts, derived, notifications, partitions, prices, readings
 from models.alerts import create_alert, remove_alert, user_with
@@ -225,6 +226,34 @@ def test_indicators_within_the_day_count_what_was_before_a_split_in_the_shares_a
     found = {reading.measure: reading.value for reading in derived.indicator_values(NOW)}
     assert found["sma40@1h"] == D("100.95")
     assert 40 < found["rsi14@1h"] < 60
+
+
+def days(count: int, last: date, symbol: str = "AAPL", volume: int = 100) -> None:
+    """Daily bars of the sessions of New York until `last`, each a little higher than the one before."""
+    stock(symbol)
+    db.rows("insert into stock (symbol, market) values (%s, 'XNYS')", symbol)
+    sessions = regular_sessions("XNYS", last - timedelta(days=2 * count), last)[-count:]
+    db.rows(
+        """insert into market_session (market, date, opens_at, closes_at, source)
+           select 'XNYS', d.date, d.closes_at - interval '6 hours', d.closes_at, 'tests'
+           from unnest(%s::date[], %s::timestamptz[]) as d(date, closes_at) on conflict do nothing""",
+        db.array(session.date for session in sessions),
+        db.array(session.closes_at for session in sessions),
+    )
+    db.rows(
+        """insert into daily_bar select %s, d.date, c, c + 1, c - 1, c, %s, 'tests', now()
+           from unnest(%s::date[]) with ordinality as d(date, n), cast(100 + d.n as numeric) as c""",
+        *(symbol, volume, db.array(session.date for session in sessions)),
+    )
+
+
+def test_the_volume_of_a_stocks_day_has_a_measure_also_after_the_clocks_were_changed():
+    monday = date(2026, 11, 2)
+    days(30, monday)
+    db.rows("update daily_bar set volume = 250 where date = %s", monday)
+    ask("volume_ratio@1d", "AAPL")
+    found = derived.indicator_values(datetime(2026, 11, 3, tzinfo=UTC))
+    assert made(found) == [("volume_ratio@1d", D("2.5"), datetime(2026, 11, 2, 21, tzinfo=UTC))]
 
 
 def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
