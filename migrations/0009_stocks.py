@@ -35,6 +35,7 @@ def up(migrator, db):
           check (state <> 'listed' or known_at is not null)
         ) with (fillfactor = 50);
 
+        -- No source of ours gives bid and ask: they are null. market_cap is last times the shares in `fundamental`.
         create table stock_quote (
           symbol text collate "C" primary key references stock on delete cascade,
           last numeric not null check (last > 0 and last < 1e15), open numeric, high numeric, low numeric,

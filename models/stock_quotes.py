@@ -15,7 +15,11 @@ from models.fields import InstantField
 
 
 class StockQuote(db.BaseModel):
-    """The newest quote of a stock with its day. Its state and age are those of the `quote` of the symbol."""
+    """The newest quote of a stock with its day. Its state and age are those of the `quote` of the symbol.
+
+    What its source did not say is null: `bid` and `ask` always, as none of our sources gives them. No source gives
+    `market_cap` with a quote: it is `last` times the shares in `fundamental`, and null where those are not known.
+    """
 
     app_may = "select"
 
@@ -26,9 +30,9 @@ class StockQuote(db.BaseModel):
     low = DecimalField(null=True)
     previous_close = DecimalField(null=True)
     volume = BigIntegerField(null=True)
-    bid = DecimalField(null=True)
+    bid = DecimalField(null=True)  # as `ask`: no source of ours gives it
     ask = DecimalField(null=True)
-    market_cap = DecimalField(null=True)
+    market_cap = DecimalField(null=True)  # where the company's shares are known
     currency = TextField(null=True)
     change = DecimalField(null=True)  # since the previous close
     percent = DecimalField(null=True)

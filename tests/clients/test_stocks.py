@@ -69,6 +69,7 @@ def test_a_quote_has_its_day_and_its_time(keys, database, fetch, symbol):
     assert quote.low <= quote.price <= quote.high
     assert quote.low <= quote.open <= quote.high
     assert 0.5 < quote.price / quote.previous_close < 2
+    assert quote.bid is quote.ask is quote.market_cap is None  # as docs/stocks.md says
     if quote.source != "alpha-vantage":
         assert abs(quote.happened_at - datetime.now(UTC)) < timedelta(minutes=5)
     expected = {"AAPL": 268, "VOD.L": Decimal("0.91"), "7203.T": 3105}[symbol]
