@@ -68,8 +68,7 @@ def add(
     nightdesk alerts add BTCUSD down 5% --since 24h
     nightdesk alerts add EURUSD equals 1.1 --expires 7d
     nightdesk alerts add AAPL rsi above 70 --bar 1d
-    nightdesk alerts add AAPL mention --every 10m
-    nightdesk alerts add M123 starts_at within 30m
+    nightdesk alerts add AAPL report_date within 1d
 
     `nightdesk alerts types` lists the measures and what may be asked of each.
     """

@@ -102,7 +102,7 @@ def _unknown(row: dict[str, Any]) -> str | None:
     subject, kind = row["subject"], TYPES[row["type"]]
     if row["is_over"]:
         return "it would end before it begins: its expiry is in the past"
-    if kind.known == "reading":
+    if kind.known == "reading" or not kind.alive:
         return None if row["has_reading"] else f"there has been no {row['measure']} yet of {subject!r}"
     if not row["active"]:
         return f"{subject} is not followed: add it with `nightdesk prices add {subject}`"

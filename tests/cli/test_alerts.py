@@ -146,6 +146,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason_and_nothing_is_written(c
 )
 def test_the_words_of_a_rule_are_understood(call, words, described):
     tick("BTCUSD", "97000")
+    readings.record([Reading("BTCUSD", "mention", Decimal(1), datetime.now(UTC), "x")], datetime.now(UTC))
     assert described in call("alerts", "add", *words).output
 
 

@@ -29,6 +29,12 @@ def read(second: float, value: float | str, subject: str = "X", measure: str = "
     return readings.record([Reading(subject, measure, D(str(value)), at(second), "tests", about)], at(second))
 
 
+def began(*measures: str, subject: str = "BTCUSD") -> None:
+    """There was an event of each long ago."""
+    for measure in measures:
+        read(-1000, 0, subject, measure)
+
+
 def add(
     subject: str, measure: str, condition: str, level: float | str = 0, type_: str = "odds_change", **how: object
 ) -> int:
@@ -96,6 +102,8 @@ def test_a_reading_fires_what_waits_for_its_measure_and_nothing_else():
 def test_nobody_can_wait_for_a_subject_that_nobody_knows():
     with pytest.raises(LookupError, match="there has been no odds yet of 'NOSUCH'"):
         add("NOSUCH", "odds", "above", 2)
+    with pytest.raises(LookupError, match="there has been no mention yet of 'BTCUSD'"):
+        add("BTCUSD", "mention", "happens", type_="news")
     with pytest.raises(LookupError, match="BTCUSD is no stock"):
         add("BTCUSD", "volume", "above", 2, "stock_volume", bar="1h")
     assert db.rows("select count(*) from alert") == [(0,)]
@@ -104,6 +112,7 @@ def test_nobody_can_wait_for_a_subject_that_nobody_knows():
 
 
 def test_every_event_fires_with_its_words():
+    began("mention", "sentiment")
     happens = add("BTCUSD", "mention", "happens", type_="news", frequency="every", cooldown=timedelta(seconds=1))
     grim = add("BTCUSD", "sentiment", "below", "-0.5", type_="news")
     read(1, 1, "BTCUSD", "mention", "Bitcoin is mentioned")
@@ -244,6 +253,7 @@ def test_an_alert_whose_time_is_over_fires_no_more():
 
 
 def test_a_storm_pauses_the_alert_and_tells_its_owner():
+    began("mention")
     alert = add("BTCUSD", "mention", "happens", type_="news", frequency="every", cooldown=timedelta(seconds=1))
     for second in range(1, 60, 2):
         read(second, 1, "BTCUSD", "mention", f"news {second}")
