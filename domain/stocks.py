@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
 
-from domain.bad_ticks import NAMES, ROUNDING, Neighbours, agree, impossible, out_of_level
+from domain.bad_ticks import LEVEL, NAMES, ROUNDING, Neighbours, agree, impossible, out_of_level
 from domain.budget import Window, bounds
 from domain.prices import Price, allowed_age, doubt
 from domain.sessions import calendar
@@ -23,6 +23,7 @@ MOST = 40  # symbols of one run
 CREDITS = {"fundamentals": 0.15, "earnings": 0.3, "actions": 0.3, "prices": 0.8, "bars": 1.0}
 MARKETS = {"": "XNYS", "L": "XLON", "HK": "XHKG", "T": "XTKS", "BK": "XBKK"}  # whose hours, by what follows the dot
 EXACT = Context(prec=28)
+GRAIN = Decimal("0.0001")  # what undoing a split may change
 SPLIT_NEAR = timedelta(days=10)  # a source may apply a split late, twice, or not at all around its day
 
 
@@ -222,10 +223,23 @@ def bar_doubt(bar: Bar, near: Neighbours) -> str | None:
     return impossible(bar.prices) or out_of_level(bar.prices, near)
 
 
-def differs(one: Bar, other: Bar) -> bool:
-    """Whether two bars of a day say different things, beyond what sources round."""
-    pairs = ((getattr(one, name), getattr(other, name)) for name in NAMES)
-    return any(abs(mine / theirs - 1) > ROUNDING for mine, theirs in pairs)
+def corrects(said: Bar, ours: Bar, settled: bool) -> bool:
+    """Whether what a source says of a day by now makes our bar a wrong one.
+
+    Of a settled day a source has other numbers than it had only where ours are wrong. Those of the last day it amends
+    for some hours, if by little; and other sources round by themselves, and count other venues.
+    """
+    prices = max(abs(getattr(said, name) / getattr(ours, name) - 1) for name in NAMES)
+    if said.source != ours.source:
+        return prices > ROUNDING
+    volumes = _times(said.volume, ours.volume)
+    return prices > GRAIN or volumes > 1 + GRAIN if settled else prices > ROUNDING or volumes > LEVEL
+
+
+def _times(said: int | None, ours: int | None) -> float:
+    if said is None or said == ours:
+        return 1
+    return max(said, ours) / min(said, ours) if said and ours else math.inf
 
 
 def ratio_between(splits: Iterable[Split], earlier: date, later: date) -> Decimal:

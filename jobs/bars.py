@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
@@ -13,7 +14,7 @@ from clients.allotment import affords
 from domain.bad_ticks import Neighbours
 from domain.failures import Rejected, Unavailable
 from domain.sessions import calendar
-from domain.stocks import Bar, History, believable, differs, market_of
+from domain.stocks import Bar, History, believable, corrects, market_of
 from models import bars, gaps, prices, quarantine, sessions, stocks
 from queues import LOW, batches, job, rest
 
@@ -135,27 +136,34 @@ def find_gaps(due_at: datetime) -> dict[str, int]:
 def look(symbol: str, now: datetime) -> int:
     """Put on record which days of a symbol's year lack a bar, and whose bar cannot be; how many are news."""
     stocks.asked("looked", [symbol], now)
-    known = calendar(market_of(symbol))
-    last = known.closed(now - timedelta(hours=2)).date
+    last = arrived(symbol, now)
     with prices.one_writer():
         year = bars.bars(symbol, last - A_YEAR, last)
         _, doubted = judge(symbol, year)
         quarantine.keep(doubted, now)
         db.after_commit(events.nudge)
         wrong = gaps.note(symbol, "wrong", {bar.date: bar for bar, _, _ in doubted}, now)
-        lacking = gaps.missing(symbol, known.days(last - A_YEAR, last))
+        lacking = gaps.missing(symbol, calendar(market_of(symbol)).days(last - A_YEAR, last))
         return wrong + gaps.note(symbol, "missing", dict.fromkeys(lacking), now)
+
+
+def arrived(symbol: str, now: datetime) -> date:
+    """The last day of a symbol whose bar has had the time to come."""
+    return calendar(market_of(symbol)).closed(now - timedelta(hours=2)).date
 
 
 def mend(symbol: str, first: date, said: History | Exception, now: datetime) -> tuple[int, int]:
     """Write what is new in a symbol's days, fetched again; how many were others with us, how many are healed."""
     if isinstance(said, Exception):
         return 0, gaps.heal(symbol, {}, now, str(said))
+    last = arrived(symbol, now)
     with prices.one_writer():
         ours = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
         good, _ = judge(symbol, said.bars)
-        others = {bar.date: ours[bar.date] for bar in good if bar.date in ours and differs(bar, ours[bar.date])}
-        corrected = gaps.note(symbol, "wrong", others, now)
-        keep(symbol, said, now)
+        theirs = {bar.date: bar for bar in good if bar.date in ours}
+        wrong = {day: ours[day] for day, bar in theirs.items() if corrects(bar, ours[day], settled=day < last)}
+        corrected = gaps.note(symbol, "wrong", wrong, now)
+        right = theirs.keys() - wrong.keys()  # what is not on record as wrong stays as it is
+        keep(symbol, replace(said, bars=tuple(bar for bar in said.bars if bar.date not in right)), now)
         there = {bar.date: bar for bar in bars.bars(symbol, first, now.date())}
         return corrected, gaps.heal(symbol, there, now, None)

@@ -323,6 +323,41 @@ def test_missing_and_wrong_bars_are_found_healed_and_listed(source):
     assert find_gaps(due_at=NOW + timedelta(seconds=1))["found"] == 0
 
 
+def test_whatever_a_source_corrects_of_its_own_days_is_listed_however_little_it_is(source):
+    follow("AAPL")
+    source["AAPL"] = walk("AAPL", 30)
+    sync_daily_bars("XNYS", due_at=NOW)
+    right = bars.bars("AAPL", LAST - timedelta(days=99), LAST)
+    whole, close, volume, last = (right[n].date for n in (5, 10, 15, -1))
+    for day, change in (
+        (whole, "(open, high, low, close) = (open * 0.985, high * 0.985, low * 0.985, close * 0.985)"),
+        (close, "close = close * 1.0002"),
+        (volume, "volume = 7"),
+        (last, "volume = 950"),  # an amendment, as the last day has them for some hours
+    ):
+        db.rows(f"update daily_bar set {change} where date = %s", day)
+    counts = find_gaps(due_at=NOW)
+    assert (counts["found"], counts["healed"]) == (3, 3)
+    listed_ = {date.fromisoformat(row["date"]): row for row in listed()}
+    assert listed_.keys() == {whole, close, volume}
+    assert (listed_[volume]["was"]["volume"], listed_[volume]["became"]["volume"]) == ("7", "1000")
+    assert bars.bars("AAPL", LAST - timedelta(days=99), LAST) == [*right[:-1], replace(right[-1], volume=950)]
+    db.rows("update daily_bar set volume = 7 where date = %s", last)
+    assert find_gaps(due_at=NOW + timedelta(seconds=1))["found"] == 1, "of another order: no amendment"
+
+
+def test_what_another_source_rounds_and_counts_otherwise_is_no_mistake_and_changes_nothing(source):
+    follow("AAPL")
+    source["AAPL"] = walk("AAPL", 30)
+    sync_daily_bars("XNYS", due_at=NOW)
+    kept = bars.bars("AAPL", LAST - timedelta(days=99), LAST)
+    others = [replace(b, close=b.close * Decimal("1.004"), volume=900, source="twelve-data") for b in kept]
+    others[7] = replace(others[7], close=kept[7].close * Decimal("1.03"), high=kept[7].close * Decimal("1.03"))
+    source["AAPL"] = History(tuple(others))
+    assert find_gaps(due_at=NOW)["found"] == 1
+    assert bars.bars("AAPL", LAST - timedelta(days=99), LAST) == [*kept[:7], others[7], *kept[8:]]
+
+
 def test_a_day_that_no_source_has_stays_open_and_is_not_asked_for_for_ever(source):
     follow("AAPL")
     whole = walk("AAPL", 30)
