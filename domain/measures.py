@@ -54,7 +54,7 @@ class Type:
     subject: str
     measures: tuple[Measure, ...]
     source: str
-    known: Literal["instrument", "stock", "reading"] = "instrument"
+    known: Literal["instrument", "stock", "volume", "reading"] = "instrument"
     alive: bool = True  # False: declared, its values come with a later area
 
 
@@ -86,13 +86,13 @@ TYPES = {
         Type("stock_price", "a stock", (PRICE,), "each tick", "stock"),
         Type(
             "stock_volume",
-            "a stock",
+            "a stock by the day, a traded pair",
             (
-                Measure("volume", "shares", ("above", "crosses"), low=D(0), max_age=DAYS, by_bar=True),
+                Measure("volume", "shares or coins", ("above", "crosses"), low=D(0), max_age=DAYS, by_bar=True),
                 Measure("volume_ratio", "x the median", LEVELS, low=D(0), max_age=DAYS, by_bar=True),
             ),
             "each closed bar; the ratio is to the median of 20 bars before, of the same time of day",
-            "stock",
+            "volume",
         ),
         Type(
             "technical",

@@ -71,9 +71,10 @@ def _new(now: datetime, limit: int, only: int | None) -> list[dict[str, Any]]:
     return db.maps(
         """select a.id, a.type, a.subject, a.measure, a.condition, a.direction, a.level, a.base, a.frequency, a.bar,
                   a.cooldown, a.expires_at <= %s as is_over, i.kind, i.active, i.tick_size,
+                  p.symbol is not null as is_traded,
                   exists (select from gauge g where g.subject = a.subject and g.measure = a.measure
                           and g.value is not null) as has_reading
-           from alert a left join instrument i on i.symbol = a.subject
+           from alert a left join instrument i on i.symbol = a.subject left join pair p on p.symbol = a.subject
            where a.due_at = '-infinity' and (%s::bigint is null or a.id = %s)
            order by a.id limit %s for update of a skip locked""",
         *(now, only, only, limit),
@@ -108,6 +109,11 @@ def _unknown(row: dict[str, Any]) -> str | None:
         return f"{subject} is not followed: add it with `nightdesk prices add {subject}`"
     if kind.known == "stock" and row["kind"] != "stock":
         return f"{subject} is no stock but of kind {row['kind']}: use the type price"
+    if kind.known == "volume" and not row["is_traded"]:
+        if row["kind"] != "stock":
+            return f"{subject} has no volume: it is no stock, and no pair that is traded here"
+        if row["bar"] != "1d":
+            return f"the volume of {subject} is known by the day alone: ask for bars of 1d"
     return None
 
 

@@ -28,7 +28,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "reading": ("subject", "measure", "happened_at", "received_at"),
     "silence": ("subject", "stream"),
 }
-ABOUT_IT = [name for name, kind in TYPES.items() if kind.known in ("instrument", "stock")]  # types of alerts
+ABOUT_IT = [name for name, kind in TYPES.items() if kind.known != "reading"]  # types of alerts
 
 
 def rename(old: str, new: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ from domain.sessions import regular_sessions
 from jobs.alerts import build_readings, check_alerts, prune_readings
 from models import alerts, derived, notifications, partitions, prices, readings
 from models.alerts import create_alert, remove_alert, user_with
+from tests.exchange import open_market
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -158,6 +159,21 @@ def test_indicators_are_worked_out_at_the_close_of_a_bar_and_not_within_it():
     assert build_readings(due_at=NOW)["written"] == 0
     db.rows("update candle_feed set built_until = %s where feed = 'tick'", TOP + HOUR)
     assert [r.value for r in derived.indicator_values(TOP + HOUR) if r.measure == "sma5@1h"] == [D(120)]
+
+
+def test_a_volume_is_asked_of_what_has_one_a_pair_by_any_bar_and_a_stock_by_the_day():
+    open_market()
+    alert = add("above", 8, NOW, type_="stock_volume", measure_="volume", bar="1h")
+    candle("BTCUSD", TOP, 100, volume=9)
+    db.rows("update candle_feed set built_until = %s where feed = 'trade'", NOW)
+    assert build_readings(due_at=NOW)["written"] == 1
+    assert check_alerts(due_at=NOW)["fired"] == 1
+    assert db.rows("select alert_id, value from alert_trigger") == [(alert, D(9))]
+    stock()
+    add("above", 8, NOW, "AAPL", "stock_volume", "volume", bar="1d")
+    for measure in ("volume", "volume_ratio"):
+        with pytest.raises(LookupError, match="known by the day alone: ask for bars of 1d"):
+            add("above", 8, NOW, "AAPL", "stock_volume", measure, bar="1h")
 
 
 def made_of(measure: str) -> list[tuple]:

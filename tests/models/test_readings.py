@@ -104,8 +104,10 @@ def test_nobody_can_wait_for_a_subject_that_nobody_knows():
         add("NOSUCH", "odds", "above", 2)
     with pytest.raises(LookupError, match="there has been no mention yet of 'BTCUSD'"):
         add("BTCUSD", "mention", "happens", type_="news")
-    with pytest.raises(LookupError, match="BTCUSD is no stock"):
-        add("BTCUSD", "volume", "above", 2, "stock_volume", bar="1h")
+    with pytest.raises(LookupError, match="EURUSD is no stock"):
+        add("EURUSD", "ex_date", "within", 60, "dividend")
+    with pytest.raises(LookupError, match="EURUSD has no volume"):
+        add("EURUSD", "volume", "above", 2, "stock_volume", bar="1h")
     assert db.rows("select count(*) from alert") == [(0,)]
     with pytest.raises(ValueError, match="no measure"):
         readings.record([Reading("X", "magic", D(1), at(0), "t")], at(0))
