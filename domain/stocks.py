@@ -22,6 +22,17 @@ MOST = 40  # symbols of one run
 # To which share each kind of call may bring a day's credits: what comes early in the day leaves room for what follows.
 CREDITS = {"fundamentals": 0.15, "earnings": 0.3, "actions": 0.3, "prices": 0.8, "bars": 1.0}
 MARKETS = {"": "XNYS", "L": "XLON", "HK": "XHKG", "T": "XTKS", "BK": "XBKK"}  # whose hours, by what follows the dot
+# From which price on it has which smallest step: the market's own table, in Tokyo the finer one (of the TOPIX 500).
+# Elsewhere it is as in New York (rule 612 of the SEC); London's depends on how much a share is traded, 0.01 p at least.
+STEPS = {
+    "XBKK": ((0, "0.01"), (2, "0.02"), (5, "0.05"), (10, "0.1"), (25, "0.25"), (100, "0.5"), (200, "1"), (400, "2")),
+    "XHKG": (
+        *((0, "0.001"), ("0.25", "0.005"), (10, "0.01"), (20, "0.02"), (50, "0.05"), (100, "0.1"), (200, "0.2")),
+        *((500, "0.5"), (1000, "1"), (2000, "2"), (5000, "5")),
+    ),
+    "XTKS": ((0, "0.1"), (1000, "0.5"), (3000, "1"), (10_000, "5"), (30_000, "10"), (100_000, "50")),
+}
+ELSEWHERE = ((0, "0.0001"), (1, "0.01"))
 EXACT = Context(prec=28)
 GRAIN = Decimal("0.0001")  # what undoing a split may change
 SPLIT_NEAR = timedelta(days=10)  # a source may apply a split late, twice, or not at all around its day
@@ -130,6 +141,12 @@ def market_of(symbol: str) -> str:
     """The market whose hours a symbol has, by its suffix: `PTT.BK` is XBKK, `AAPL` is XNYS."""
     _, _, suffix = symbol.rpartition(".") if "." in symbol else ("", "", "")
     return MARKETS.get(suffix, MARKETS[""])
+
+
+def step_at(symbol: str, price: Decimal) -> Decimal:
+    """The smallest step of a stock's price: of AAPL at 285 a cent, of PTT.BK at 33.25 a quarter of a baht."""
+    steps = STEPS.get(market_of(symbol), ELSEWHERE)
+    return next(Decimal(step) for start, step in reversed(steps) if price >= Decimal(start))
 
 
 def old_at(price: Price, max_age: timedelta | None = None) -> datetime:

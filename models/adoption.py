@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import db
 from domain.alerts import Rule, aim, check, stream
 from domain.measures import TYPES, Measure, measure
+from domain.stocks import step_at
 from domain.watches import Aim, Watch, first_watch, true_at_once
 from models import readings, silences, triggers
 
@@ -70,8 +71,8 @@ def adopt(now: datetime, limit: int = 5000, only: int | None = None) -> Adopted:
 def _new(now: datetime, limit: int, only: int | None) -> list[dict[str, Any]]:
     return db.maps(
         """select a.id, a.type, a.subject, a.measure, a.condition, a.direction, a.level, a.base, a.frequency, a.bar,
-                  a.cooldown, a.expires_at <= %s as is_over, i.kind, i.active, i.tick_size,
-                  p.symbol is not null as is_traded,
+                  a.cooldown, a.expires_at <= %s as is_over, i.kind, i.active,
+                  coalesce(i.tick_size, p.tick_size) as tick_size, p.symbol is not null as is_traded,
                   exists (select from gauge g where g.subject = a.subject and g.measure = a.measure
                           and g.value is not null) as has_reading
            from alert a left join instrument i on i.symbol = a.subject left join pair p on p.symbol = a.subject
@@ -91,7 +92,7 @@ def _sorted_out(new: Sequence[dict[str, Any]]) -> tuple[list[_Wanted], list[tupl
             check(rule, measured)
             if reason := _unknown(row):
                 raise ValueError(reason)
-            size = row["tick_size"] if measured.name == "price" else None
+            size = _step(row, rule) if measured.name == "price" else None
             wanted.append(_Wanted(row["id"], row["subject"], rule, measured, stream(rule, measured), size))
         except ValueError as wrong:
             refused.append((row["id"], str(wrong)))
@@ -115,6 +116,13 @@ def _unknown(row: dict[str, Any]) -> str | None:
         if row["bar"] != "1d":
             return f"the volume of {subject} is known by the day alone: ask for bars of 1d"
     return None
+
+
+def _step(row: dict[str, Any], rule: Rule) -> Decimal | None:
+    """The smallest step of a price: what an operator said, or a pair says, or what a stock has at that level."""
+    if row["tick_size"] is None and row["kind"] == "stock":
+        return step_at(row["subject"], rule.level)
+    return row["tick_size"]
 
 
 def _value(values: Values, subject: str, name: str) -> Decimal | None:

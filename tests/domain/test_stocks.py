@@ -24,6 +24,7 @@ from domain.stocks import (
     in_one_run,
     ratio_between,
     share_of_day,
+    step_at,
     turns,
 )
 
@@ -33,6 +34,18 @@ prices = st.decimals(Decimal("0.01"), Decimal(100_000), places=2)
 
 def bar(day: date, price: Decimal) -> Bar:
     return Bar("A", day, price, price, price, price, 1, "x")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "price", "step"),
+    [
+        ("AAPL", "285.03", "0.01"), ("SIRI", "0.9", "0.0001"), ("VOD.L", "71.2", "0.01"), ("PTT.BK", "33.25", "0.25"),
+        ("DELTA.BK", "400", "2"), ("7203.T", "2850", "0.5"), ("9983.T", "48000", "10"), ("0005.HK", "101.3", "0.1"),
+        ("0005.HK", "0.2", "0.001"),
+    ],
+)  # fmt: skip
+def test_the_smallest_step_of_a_price_is_its_markets_at_that_price(symbol, price, step):
+    assert step_at(symbol, Decimal(price)) == Decimal(step)
 
 
 # --- turns

@@ -176,6 +176,19 @@ def test_a_volume_is_asked_of_what_has_one_a_pair_by_any_bar_and_a_stock_by_the_
             add("above", 8, NOW, "AAPL", "stock_volume", measure, bar="1h")
 
 
+def test_equal_is_within_the_step_that_an_operator_says_or_that_a_pair_or_the_stocks_market_has():
+    open_market()
+    db.rows("update instrument set tick_size = null")
+    stock(), stock("PTT.BK")
+    db.rows("update instrument set tick_size = null where symbol = 'PTT.BK'")
+    db.rows("update instrument set tick_size = 0.05 where symbol = 'AAPL'")
+    for symbol, level in (("BTCUSD", 98_550.1234567), ("AAPL", 285), ("PTT.BK", 33.1), ("EURUSD", 1.1)):
+        add("equals", level, NOW, symbol)
+    assert db.rows("select subject, band from alert order by id") == [
+        ("BTCUSD", D("0.01")), ("AAPL", D("0.05")), ("PTT.BK", D("0.25")), ("EURUSD", D(0)),
+    ]  # fmt: skip
+
+
 def made_of(measure: str) -> list[tuple]:
     return db.rows("select value, happened_at from reading where measure = %s order by happened_at", measure)
 
