@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import db
+from domain.failures import Rejected, Unavailable
 
 if TYPE_CHECKING:
     from engine.worker import Worker
@@ -21,6 +22,7 @@ __all__ = [
     "QUEUES",
     "Job",
     "Worker",
+    "answer",
     "batches",
     "find_job",
     "job",
@@ -32,6 +34,7 @@ __all__ = [
 CRITICAL, DEFAULT, LOW = "critical", "default", "low"
 QUEUES = (CRITICAL, DEFAULT, LOW)  # strict priority, in this order
 NAP = 0.2  # seconds between two looks at whether to give way
+MINUTE, MINUTES = 66, 5  # seconds until a source's minute has credits again, and how many are waited for in a row
 
 T = TypeVar("T")
 JobFunction = Callable[..., "dict[str, int] | None"]
@@ -121,6 +124,21 @@ def rest(seconds: float) -> None:
         if should_yield():
             raise Yielded
         time.sleep(min(left, NAP))
+
+
+def answer(fetch: Callable[[], T]) -> T | Exception:
+    """What a source says, or what became of asking. A minute whose credits are spent is waited for."""
+    for further in range(MINUTES, -1, -1):
+        try:
+            return fetch()
+        except Rejected as refusal:
+            return refusal
+        except Unavailable as failure:
+            wait = failure.retry_after
+            if not further or not wait or wait > MINUTE:
+                return failure
+        rest(wait)
+    raise AssertionError("MINUTES is at least 0")
 
 
 def waiting(*names: str) -> int:

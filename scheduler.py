@@ -89,6 +89,8 @@ SCHEDULE: tuple[Entry, ...] = (
     Entry(every(3600), deposits.find_stuck_deposits),
     Entry(every(3600), deposits.verify_balances),
     # what a day of stocks leaves behind
+    # Auctions end up to ten minutes after a close, and sources are up to twenty minutes late with what they brought.
+    *(Entry(after_close(m, minutes=30), stocks.sync_closing_prices, m, (m,)) for m in MARKETS.values()),
     *(Entry(before_open(m, minutes=40), bars.sync_splits, m, (m,)) for m in MARKETS.values()),
     *(
         Entry(after_close(m, minutes=90), bars.sync_daily_bars, m, (m,), freshness=partial(models.bars.freshness, m))

@@ -24,6 +24,7 @@ from clients.providers import Provider
 from clients.twelve_data import TWELVE_DATA
 from clients.yahoo import YAHOO
 from domain.failures import Rejected, Unavailable
+from domain.prices import Price
 from domain.stocks import Fundamentals, History, Quote, Report, market_of
 
 T = TypeVar("T")
@@ -89,6 +90,14 @@ def _first(asks: Iterable[tuple[Provider, Callable[[], T]]]) -> T:
             except (Unavailable, Rejected) as problem:
                 problems.append(problem)
     raise prices.failure(problems)
+
+
+def fetch_quote(symbol: str, afford: Callable[[Provider], int]) -> Price:
+    """A stock's newest price, of the sources that may be asked; raises what `clients.prices.fetch` has in its place."""
+    found, failed = prices.fetch([{"symbol": symbol, "kind": "stock"}], afford=afford)
+    if failed:
+        raise failed[symbol]
+    return found[0]
 
 
 def fetch_others(quote: Quote, afford: Callable[[Provider], int]) -> list[Quote]:

@@ -20,7 +20,7 @@ PAUSE, LONGEST_PAUSE = timedelta(hours=1), timedelta(days=7)  # for a symbol tha
 BUSY = 4  # seconds of a run that a source which grants so many calls a second may take
 MOST = 40  # symbols of one run
 # To which share each kind of call may bring a day's credits: what comes early in the day leaves room for what follows.
-CREDITS = {"fundamentals": 0.15, "earnings": 0.3, "actions": 0.3, "prices": 0.8, "bars": 1.0}
+CREDITS = {"fundamentals": 0.15, "earnings": 0.3, "actions": 0.3, "prices": 0.8, "closing": 0.85, "bars": 1.0}
 MARKETS = {"": "XNYS", "L": "XLON", "HK": "XHKG", "T": "XTKS", "BK": "XBKK"}  # whose hours, by what follows the dot
 # From which price on it has which smallest step: the market's own table, in Tokyo the finer one (of the TOPIX 500).
 # Elsewhere it is as in New York (rule 612 of the SEC); London's depends on how much a share is traded, 0.01 p at least.

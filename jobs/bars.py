@@ -12,16 +12,14 @@ import db
 import events
 from clients.allotment import affords
 from domain.bad_ticks import Neighbours
-from domain.failures import Rejected, Unavailable
 from domain.sessions import calendar
 from domain.stocks import Bar, History, believable, corrects, market_of
 from models import bars, gaps, prices, quarantine, sessions, stocks
-from queues import LOW, batches, job, rest
+from queues import LOW, answer, batches, job
 
 SPLITS_BACK, DIVIDENDS_BACK, A_YEAR = timedelta(days=15), timedelta(days=400), timedelta(days=370)
 CHECKED_A_NIGHT = 25  # stocks whose year of bars is compared with the source's, those that waited longest
 TRIES = 5  # nights in which a day is asked for
-MINUTE, MINUTES = 66, 5  # seconds until a source's minute has credits again, and how many are waited for in a row
 HOURS = 2 * 3600  # a day's credits, as so many a minute grant them
 
 
@@ -69,21 +67,6 @@ def _sync(what: str, due: Sequence[str], due_at: datetime, fetch: Callable[[str]
                 db.after_commit(events.nudge)
             counts["failed"] += 1
     return {**counts, "left": len(due) - counts["asked"]}
-
-
-def answer(fetch: Callable[[], History]) -> History | Exception:
-    """What a source says, or what became of asking. A minute whose credits are spent is waited for."""
-    for further in range(MINUTES, -1, -1):
-        try:
-            return fetch()
-        except Rejected as refusal:
-            return refusal
-        except Unavailable as failure:
-            wait = failure.retry_after
-            if not further or not wait or wait > MINUTE:
-                return failure
-        rest(wait)
-    raise AssertionError("MINUTES is at least 0")
 
 
 def keep(symbol: str, history: History, received_at: datetime) -> dict[str, int]:

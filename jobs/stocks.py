@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import clients.prices
 import clients.stocks
@@ -19,7 +21,7 @@ from domain.failures import Rejected, Renamed, Unavailable
 from domain.prices import CACHE_KEY, Price, snapshot
 from domain.stocks import Quote, hopeless, quote_doubt, turns, vouched
 from models import bars, companies, prices, quarantine, sessions, stock_quotes, stocks
-from queues import DEFAULT, LOW, batches, job
+from queues import DEFAULT, LOW, answer, batches, job
 
 FUNDAMENTALS_EVERY = timedelta(hours=20)
 
@@ -34,10 +36,40 @@ def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     due = turns(wanted, due_at, calls_of_day(sources.values(), due_at))
     names: dict[str, Renamed] = {}
     found, failed = clients.prices.fetch([{"symbol": s, "kind": "stock"} for s in due], afford=allotment, renamed=names)
+    return keep(due, found, failed, names, due_at, allotment)
+
+
+@job(LOW, timeout=3600)
+def sync_closing_prices(market: str, due_at: datetime) -> dict[str, int]:
+    """Fetch each stock's price once more after its market's close: until the next open it is the closing auction's."""
+    sessions.remember()
+    due, counts = stocks.due("asked", due_at, market), Counter(asked=0, written=0, failed=0, doubted=0)
+
+    def afford(provider: Provider) -> int:
+        return int(affords([provider], "closing", due_at) != 0)
+
+    for symbol in batches(due):
+        said = answer(partial(clients.stocks.fetch_quote, symbol, afford))
+        if isinstance(said, NotItsTurn):
+            break
+        found, failed = ([], {symbol: said}) if isinstance(said, Exception) else ([said], {})
+        counts.update(keep([symbol], found, failed, failed, due_at, afford))
+    return {**counts, "left": len(due) - counts["asked"]}
+
+
+def keep(
+    due: Sequence[str],
+    found: Sequence[Price],
+    failed: Mapping[str, Exception],
+    names: Mapping[str, Exception],
+    due_at: datetime,
+    afford: Callable[[Provider], int],
+) -> dict[str, int]:
+    """Write what became of asking for those that were due: prices, new names, failures, and what is doubted."""
     failures = {symbol: failure for symbol, failure in failed.items() if not isinstance(failure, NotItsTurn)}
     asked = [symbol for symbol in due if symbol in failures or symbol not in failed]
     received_at = datetime.now(UTC)
-    seen, doubted = judge(found, received_at, allotment)
+    seen, doubted = judge(found, received_at, afford)
     believed = {quote.symbol for quote in seen}
     without = {
         quote.symbol: Unavailable(f"doubted: {why}") for quote, why, _ in doubted if quote.symbol not in believed

@@ -23,7 +23,7 @@ from cli.migrate import grant
 from domain.failures import Rejected, Unavailable, Unlisted
 from domain.sessions import Calendar, calendar, regular_sessions, set_calendars
 from domain.stocks import Bar, Dividend, History, Split
-from jobs.bars import MINUTES, find_gaps, sync_daily_bars, sync_dividends, sync_splits
+from jobs.bars import find_gaps, sync_daily_bars, sync_dividends, sync_splits
 from models import bars, sessions, stocks
 
 DATA = config.ROOT.parent / "shared/data/stocks/lean_daily_raw"
@@ -123,8 +123,6 @@ def test_one_stock_that_fails_and_one_that_is_unknown_cost_only_themselves(sourc
 @pytest.fixture
 def minutes(source, monkeypatch):
     """Sources grant eight calls a minute; the list has how long each next one was waited for."""
-    from jobs import bars as module
-
     waits, said, calls = [], clients.stocks.fetch_history, [0]
 
     def fetch(symbol, first):
@@ -138,7 +136,7 @@ def minutes(source, monkeypatch):
         calls[0] = 0
 
     monkeypatch.setattr(clients.stocks, "fetch_history", fetch)
-    monkeypatch.setattr(module, "rest", rest)
+    monkeypatch.setattr(queues, "rest", rest)
     return waits
 
 
@@ -166,14 +164,12 @@ def test_a_run_that_waits_for_a_minute_gives_way_and_the_stock_has_its_turn_afte
 
 
 def test_a_source_that_wants_a_minute_again_and_again_is_left_after_some(source, monkeypatch):
-    from jobs import bars as module
-
     waits = []
-    monkeypatch.setattr(module, "rest", waits.append)
+    monkeypatch.setattr(queues, "rest", waits.append)
     follow("AAPL", "MSFT")
     source |= {"AAPL": Unavailable("429", 30.0), "MSFT": Unavailable("not before tomorrow", 7200.0)}
     assert sync_daily_bars("XNYS", due_at=NOW)["failed"] == 2
-    assert waits == [30.0] * MINUTES
+    assert waits == [30.0] * queues.MINUTES
 
 
 def test_a_day_or_an_ex_date_that_a_source_has_twice_costs_nobody_anything(source):

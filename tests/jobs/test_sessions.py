@@ -95,6 +95,7 @@ def test_on_the_half_day_after_thanksgiving_nothing_runs_after_13_00_in_new_york
     played = {row["entry"]: row for row in json.loads(output)}
     assert played["sync_stock_prices-XNYS"]["runs"] == 3.5 * 240
     assert played["sync_stock_prices-XNYS"]["last"] == "2026-11-27 17:59:45+00:00"
+    assert played["sync_closing_prices-XNYS"]["runs"] == 1, "the one look at the close, for what its auction brought"
     when = while_open("XNYS", 15)
     first = when.after(DUE)
     assert first.astimezone(NEW_YORK).isoformat() == "2026-11-27T09:30:00-05:00"  # not on Thanksgiving

@@ -17,13 +17,15 @@ import clients.prices
 import clients.stocks
 import config
 import db
+import queues
 from clients import gate
+from clients.allotment import left_of_day
 from clients.alpha_vantage import ALPHA_VANTAGE
 from clients.twelve_data import TWELVE_DATA
 from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.sessions import calendar, set_calendars
 from domain.stocks import Fundamentals, Quote, Report, market_of
-from jobs.stocks import sync_earnings_calendar, sync_fundamentals, sync_stock_prices
+from jobs.stocks import sync_closing_prices, sync_earnings_calendar, sync_fundamentals, sync_stock_prices
 from models import names, portfolios, prices, sessions, stocks
 
 OPEN = datetime(2026, 11, 25, 15, 0, tzinfo=UTC)  # ten in New York
@@ -424,6 +426,77 @@ def test_the_last_price_of_a_day_is_not_old_before_the_next_day_has_begun(source
     run(closing, clock)
     assert prices.quotes(datetime(2026, 11, 26, 10, tzinfo=UTC), ["AAPL"])[0]["state"] == "fresh"
     assert prices.quotes(datetime(2026, 11, 26, 14, 45, tzinfo=UTC), ["AAPL"])[0]["state"] == "stale"
+
+
+def close(at: datetime, clock, market: str = "XNYS") -> dict:
+    clock(at)
+    return sync_closing_prices(market, due_at=at)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "market", "closes_at", "late", "auction"),
+    [
+        ("AAPL", "XNYS", datetime(2026, 11, 25, 21, 0, tzinfo=UTC), timedelta(), timedelta(seconds=1)),
+        ("0700.HK", "XHKG", datetime(2026, 11, 25, 8, 0, tzinfo=UTC), timedelta(minutes=15), timedelta(minutes=8)),
+    ],
+)
+def test_until_the_next_open_a_quote_is_that_of_the_closing_auction_also_where_quotes_come_late(
+    sources, clock, symbol, market, closes_at, late, auction
+):
+    hold(symbol, user())
+    last = closes_at - 15 * SECOND
+    sources["yahoo"][symbol] = say(symbol, "200", at=last - late, volume="1000000")
+    run(last, clock, market)
+    sources["yahoo"][symbol] = say(symbol, "201", at=closes_at + auction, volume="1080000")
+    at = closes_at + timedelta(minutes=30)
+    assert close(at, clock, market) == {"asked": 1, "written": 1, "failed": 0, "doubted": 0, "left": 0}
+    row = quote(symbol)
+    assert (row["last"], row["volume"], row["happened_at"]) == (201, 1_080_000, closes_at + auction)
+    assert prices.quotes(closes_at + timedelta(hours=12), [symbol])[0]["state"] == "fresh"
+    assert close(at, clock, market)["asked"] == 0, "twice is the same as once"
+    assert db.rows("select count(*) from tick") == [(2,)]
+
+
+def test_the_look_after_the_close_leaves_other_markets_alone_and_one_stock_that_fails_costs_only_itself(sources, clock):
+    one = user()
+    hold("MSFT", one), watch("AAPL", one), watch("PTT.BK", one)
+    sources["yahoo"] |= {"AAPL": say("AAPL", "200"), "MSFT": Unavailable("yahoo: 503")}
+    run(OPEN, clock)
+    sources.asked.clear()
+    at = datetime(2026, 11, 25, 21, 30, tzinfo=UTC)
+    sources["yahoo"]["AAPL"] = say("AAPL", "201", at=at - timedelta(minutes=30))
+    assert close(at, clock) == {"asked": 2, "written": 1, "failed": 1, "doubted": 0, "left": 0}
+    assert sources.asked == {("yahoo", "AAPL"): 1, ("yahoo", "MSFT"): 1}
+
+
+def test_the_look_after_the_close_waits_for_a_sources_minutes_and_leaves_the_days_bars_their_credits(
+    sources, clock, monkeypatch
+):
+    monkeypatch.setitem(vars(config.settings), "yahoo", False)
+    monkeypatch.setitem(vars(config.settings), "twelve_data_key", "a key")
+    at = datetime(2026, 11, 25, 21, 30, tzinfo=UTC)
+    now, waits = [at], []
+
+    def fetch_quotes(symbols):
+        try:
+            gate.enter(TWELVE_DATA, len(symbols), now=now[0])
+        except Unavailable as spent:
+            return [], dict.fromkeys(symbols, spent)
+        return [say(s, "100", at=at - timedelta(minutes=30), source="twelve-data") for s in symbols], {}
+
+    def rest(seconds):
+        waits.append(seconds)
+        now[0] += timedelta(seconds=seconds)
+
+    monkeypatch.setattr(clients.prices, "FETCH_STOCKS", {"yahoo": None, TWELVE_DATA.name: fetch_quotes})
+    monkeypatch.setattr(queues, "rest", rest)
+    portfolios.watch(user(), [f"S{n:02}" for n in range(40)])
+    stocks.adopt(clients.prices.guess)
+    spent = left_of_day(TWELVE_DATA, "closing", at) - 20
+    db.rows("insert into provider_usage values (%s, 'day', %s, %s)", "twelve-data", at.date(), spent)
+    assert close(at, clock) == {"asked": 20, "written": 20, "failed": 0, "doubted": 0, "left": 20}
+    assert len(waits) >= 2, "eight a minute"
+    assert left_of_day(TWELVE_DATA, "closing", at) == 0 < left_of_day(TWELVE_DATA, "bars", at)
 
 
 # --- a budget of 25 calls a day
