@@ -36,8 +36,8 @@ def seconds(text: str) -> float:
         value = float(number) * unit
     except ValueError:
         value = 0
-    if not 0 < value < 366 * 86400:
-        raise ValueError("a duration above zero such as 15s, 5m, 1h or 1d")
+    if not 0.001 <= value < 366 * 86400:
+        raise ValueError("a duration of at least a millisecond such as 15s, 5m, 1h or 1d")
     return value
 
 
@@ -93,6 +93,20 @@ def url(*schemes: str) -> Callable[[str], str]:
 web = url("https", "http")
 
 
+def plain(text: str) -> str:
+    """What a header of HTTP can hold."""
+    if not re.fullmatch("[ -~]*", text):
+        raise ValueError("in ASCII: it is sent in headers of HTTP, which hold nothing else")
+    return text
+
+
+def host(text: str) -> str:
+    """The address of an interface, or its name."""
+    if not re.fullmatch(r"[0-9a-fA-F:.]*:[0-9a-fA-F:.]*|[\w-]{1,63}(\.[\w-]{1,63})*", text, re.ASCII):
+        raise ValueError("an address such as 0.0.0.0, 127.0.0.1 or ::")
+    return text
+
+
 ADDRESS = r"[^\s@<>,;]+@[^\s@<>,;]+"
 
 
@@ -139,7 +153,9 @@ class Settings:
         "REDIS_TLS_VERIFY", "on", "off for a rediss:// server whose certificate nobody vouches for, as Heroku's", switch
     )
     timezone: ZoneInfo = setting("NIGHTDESK_TZ", "UTC", "the zone in which the commands show times", zone)
-    code_version: str = setting("CODE_VERSION", "", "recorded with each run; Render's and Heroku's own are found")
+    code_version: str = setting(
+        "CODE_VERSION", "", "recorded with each run; Render's and Heroku's own are found", plain
+    )
     run_days: int = setting("RUN_DAYS", "90", "days for which run history is kept", days)
     event_days: int = setting("EVENT_DAYS", "30", "days for which events are kept: how far a client can resume", days)
     worker_memory_mb: int = setting("WORKER_MEMORY_MB", "200", "a work-horse above this is replaced", whole())
@@ -152,9 +168,9 @@ class Settings:
     app_secret: str = setting(
         "APP_SECRET", "", "shared with the served app, which signs its users' tokens for /events with it", secret=True
     )
-    web_host: str = setting("WEB_HOST", "0.0.0.0", "the address on which `web` listens; 127.0.0.1 in the demo")  # noqa: S104
+    web_host: str = setting("WEB_HOST", "0.0.0.0", "the address on which `web` listens; 127.0.0.1 in the demo", host)  # noqa: S104
     port: int = setting("PORT", "8000", "where `web` listens; Render and Heroku set it", whole(65_535))
-    contact: str = setting("CONTACT", "", "an e-mail address or URL, sent in the User-Agent to outside services")
+    contact: str = setting("CONTACT", "", "an e-mail address or URL, sent in the User-Agent to outside services", plain)
 
     # prices
     quote_ttl: float = setting("QUOTE_TTL", "15s", "how long a cached quote lives in Redis", seconds)
@@ -188,14 +204,16 @@ class Settings:
     )
     # stocks; a service without its key is off
     finnhub_url: str = setting("FINNHUB_URL", "https://finnhub.io/api/v1", "Finnhub, stocks", web)
-    finnhub_key: str = setting("FINNHUB_KEY", "", "Finnhub's key: US stocks, earnings", secret=True)
+    finnhub_key: str = setting("FINNHUB_KEY", "", "Finnhub's key: US stocks, earnings", plain, secret=True)
     twelve_data_url: str = setting("TWELVE_DATA_URL", "https://api.twelvedata.com", "Twelve Data, stocks", web)
-    twelve_data_key: str = setting("TWELVE_DATA_KEY", "", "Twelve Data's key: stocks of many markets", secret=True)
+    twelve_data_key: str = setting(
+        "TWELVE_DATA_KEY", "", "Twelve Data's key: stocks of many markets", plain, secret=True
+    )
     twelve_data_day: int = setting("TWELVE_DATA_DAY", "800", "credits a day that its plan grants", whole())
     twelve_data_minute: int = setting("TWELVE_DATA_MINUTE", "8", "credits a minute that its plan grants", whole())
     alpha_vantage_url: str = setting("ALPHA_VANTAGE_URL", "https://www.alphavantage.co", "Alpha Vantage, stocks", web)
     alpha_vantage_key: str = setting(
-        "ALPHA_VANTAGE_KEY", "", "Alpha Vantage's key: stocks, fundamentals, earnings, dividends", secret=True
+        "ALPHA_VANTAGE_KEY", "", "Alpha Vantage's key: stocks, fundamentals, earnings, dividends", plain, secret=True
     )
     alpha_vantage_day: int = setting("ALPHA_VANTAGE_DAY", "25", "calls a day that its plan grants", whole())
 
@@ -206,9 +224,9 @@ class Settings:
     mail_from: str = setting("MAIL_FROM", "Nightdesk <nightdesk@localhost>", "sender of mails", mailbox)
     mails_per_minute: int = setting("MAILS_PER_MINUTE", "600", "what the mail server takes", whole())
     telegram_url: str = setting("TELEGRAM_URL", "https://api.telegram.org", "Telegram's Bot API", web)
-    telegram_token: str = setting("TELEGRAM_TOKEN", "", "the bot that writes to users' chats", secret=True)
+    telegram_token: str = setting("TELEGRAM_TOKEN", "", "the bot that writes to users' chats", plain, secret=True)
     line_url: str = setting("LINE_URL", "https://api.line.me", "LINE's Messaging API", web)
-    line_token: str = setting("LINE_TOKEN", "", "access token of the LINE channel that pushes", secret=True)
+    line_token: str = setting("LINE_TOKEN", "", "access token of the LINE channel that pushes", plain, secret=True)
     discord_url: str = setting("DISCORD_URL", "https://discord.com", "Discord, for users' webhooks", web)
     apprise_services: tuple[str, ...] = setting(
         "APPRISE_SERVICES", "pbul,pover,sinch,slack,twilio,vonage", "which of Apprise's services users may name", names
@@ -232,7 +250,7 @@ class Settings:
         "MATCHING_ENGINE_URL", "", "the served app's matching engine; empty: it matches in the database", web
     )
     matching_engine_token: str = setting(
-        "MATCHING_ENGINE_TOKEN", "", "sent to the matching engine as a bearer token", secret=True
+        "MATCHING_ENGINE_TOKEN", "", "sent to the matching engine as a bearer token", plain, secret=True
     )
 
     # cadences: any JOB_NAME_INTERVAL, see `nightdesk schedule`
@@ -274,15 +292,19 @@ def parsed(variable: str, text: str, parse: Callable[[str], Any], secret: bool =
         raise WrongSetting(f"{variable}: {shown} is not {wrong}") from None
 
 
+DOTENV = re.compile(r"""(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))\s*(?:(?<=\s)\#.*)?""")
+
+
 def dotenv(path: Path) -> dict[str, str]:
-    """`NAME=value` lines of a file; `#` starts a comment line; a missing file is empty."""
+    """`NAME=value` lines of a file; ` #` outside of quotes begins a comment; a missing file is empty."""
     try:
-        text = path.read_text() if path.is_file() else ""
+        text = path.read_text("utf-8-sig") if path.is_file() else ""
     except PermissionError:
         raise WrongSetting(f"{path} cannot be read by this user: run as its owner") from None
-    lines = (line.strip() for line in text.splitlines())
-    pairs = (line.removeprefix("export ").split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip().strip("'\"") for name, value in pairs}
+    except UnicodeDecodeError:
+        raise WrongSetting(f"{path} is not in UTF-8: save it again with that encoding") from None
+    found = (DOTENV.fullmatch(line.strip()) for line in text.splitlines())
+    return {line[1]: line[2] or line[3] or line[4] or "" for line in found if line}
 
 
 def environment() -> dict[str, str]:

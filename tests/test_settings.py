@@ -101,6 +101,43 @@ def test_a_number_that_would_break_later_stops_the_start_with_its_name(value):
             config.load({variable: value})
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "right"),
+    [
+        (
+            "CONTACT",
+            "Łukasz <l@example.com>",
+            "'Łukasz <l@example.com>' is not in ASCII: it is sent in headers of HTTP",
+        ),
+        ("LINE_TOKEN", "“abc”", "its value is not in ASCII"),
+        ("WEB_HOST", "nohost..", "'nohost..' is not an address such as 0.0.0.0, 127.0.0.1 or ::"),
+        ("QUOTE_TTL", "0.0001", "'0.0001' is not a duration of at least a millisecond"),
+    ],
+)
+def test_what_would_fail_far_from_the_start_stops_the_start_with_its_name(variable, text, right):
+    with pytest.raises(config.WrongSetting, match=f"^{variable}: {right}"):
+        config.load({variable: text})
+
+
+def test_a_file_of_settings_is_read_as_shells_and_editors_write_it(tmp_path):
+    lines = """\ufeffONE=1 # a comment
+        export TWO = "2 # no comment"  # a comment
+        THREE='it"s'
+        FOUR=a#b c
+        FIVE= # nothing
+        # SIX=6
+        no setting"""
+    (tmp_path / ".env").write_text(lines.replace("\n", "\r\n"), encoding="utf-8")
+    found = {"ONE": "1", "TWO": "2 # no comment", "THREE": 'it"s', "FOUR": "a#b c", "FIVE": ""}
+    assert config.dotenv(tmp_path / ".env") == found
+
+
+def test_a_file_of_settings_in_another_encoding_is_named(tmp_path):
+    (tmp_path / ".env").write_bytes(b"CONTACT=J\xfcrgen")
+    with pytest.raises(config.WrongSetting, match=r"\.env is not in UTF-8: save it again with that encoding$"):
+        config.dotenv(tmp_path / ".env")
+
+
 @pytest.fixture
 def closed(tmp_path, monkeypatch):
     """The state of another user's `up`, as a second user meets it."""

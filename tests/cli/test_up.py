@@ -245,7 +245,7 @@ def test_a_wrong_setting_stops_the_start_with_its_name(up):
     process = up(QUOTE_TTL="soon")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert output.startswith("nightdesk: QUOTE_TTL: 'soon' is not a duration above zero")
+    assert output.startswith("nightdesk: QUOTE_TTL: 'soon' is not a duration of at least a millisecond")
     assert "Traceback" not in output
 
 
