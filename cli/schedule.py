@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,10 +16,12 @@ import db
 from cli.arguments import INSTANT, Parsed, who_option
 from cli.output import json_option, show, when
 from config import settings
-from domain.cadence import Cadence, cadence
+from domain.cadence import cadence
 from domain.spans import span
 from engine import entries
 from models import sessions
+
+MOMENT = timedelta(milliseconds=1)  # the least between two instants of a cadence
 
 
 @click.command()
@@ -200,7 +203,7 @@ def _wait(run_id: str) -> None:
 
 
 @click.command()
-@click.option("--days", default=7, show_default=True, type=click.IntRange(1, 3660), help="How far to go.")
+@click.option("--days", default=7, show_default=True, type=click.IntRange(1, 366), help="How far to go.")
 @click.option("--from", "start", type=INSTANT, default=None, help="First day, as 2026-10-24; today by default.")
 @json_option
 def simulate(days: int, start: datetime | None, as_json: bool) -> None:
@@ -214,41 +217,58 @@ def simulate(days: int, start: datetime | None, as_json: bool) -> None:
     with db.database.connection_context():
         overrides = {row["name"]: row for row in db.maps("select * from entry")}
     first = (start or datetime.now(UTC)).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    rows, load = [], Counter[int]()
-    for entry in SCHEDULE:
+    plays = [_Play(entry, overrides.get(entry.id, {}), first) for entry in SCHEDULE]
+    most, busiest = 0, 0
+    for day in _shown(range(1, days + 1)):
+        load = Counter(second for play in plays for second in play.until(first + timedelta(days=day)))
+        for second, count in load.most_common(1):
+            most, busiest = max((most, busiest), (count, second), key=lambda found: found[0])
+    columns = {k: k for k in ("entry", "cadence", "holds", "queue", "runs", "first", "last")}
+    rows = [play.row for play in plays]
+    show(f"{days} days from {first.date()}", {**columns, "changes": "on a day of clock change"}, rows, as_json=as_json)
+    if most and not as_json:
+        total = sum(row["runs"] for row in rows)
+        click.echo(f"{total} runs; the busiest second is {when(datetime.fromtimestamp(busiest, UTC))} with {most}")
+
+
+def _shown(days: range) -> Iterable[int]:
+    """`days`, with a bar where somebody looks on."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(days, "Days", console=console, transient=True, disable=not console.is_terminal)
+
+
+class _Play:
+    """An entry's runs on the virtual clock, counted as they come: a year of them would fill a small machine."""
+
+    def __init__(self, entry: entries.Entry, override: dict[str, Any], first: datetime) -> None:
         try:
-            holds = entry.fields(overrides.get(entry.id, {}))
-            when_, paused = cadence(holds["cadence"]), holds["paused"] == "1"
-            due = [] if paused else due_times(when_, first, first + timedelta(days=days))
+            holds = entry.fields(override)
+            paused = holds["paused"] == "1"
+            self.cadence = cadence(holds["cadence"])
+            self.next = datetime.max.replace(tzinfo=UTC) if paused else self.cadence.after(first - MOMENT)
         except ValueError as problem:
             raise click.ClickException(f"{entry.id}: {problem}") from None
-        load.update(int(d.timestamp()) for d in due)
-        zone = getattr(when_, "zone", None)
-        rows.append(
-            {
-                "entry": entry.id,
-                "cadence": str(when_),
-                "holds": f"{holds['source']}, paused" if paused else holds["source"],
-                "queue": entry.spec.queue,
-                "runs": len(due),
-                "first": due[0] if due else None,
-                "last": due[-1] if due else None,
-                "changes": [when(d) for d in due if zone and clock_changes(d, zone)],
-            }
-        )
-    columns = {k: k for k in ("entry", "cadence", "holds", "queue", "runs", "first", "last")}
-    show(f"{days} days from {first.date()}", {**columns, "changes": "on a day of clock change"}, rows, as_json=as_json)
-    if load and not as_json:
-        second, most = load.most_common(1)[0]
-        click.echo(
-            f"{load.total()} runs; the busiest second is {when(datetime.fromtimestamp(second, UTC))} with {most}"
-        )
+        self.row: dict[str, Any] = {
+            "entry": entry.id,
+            "cadence": holds["cadence"],
+            "holds": f"{holds['source']}, paused" if paused else holds["source"],
+            "queue": holds["queue"],
+            "runs": 0,
+            "first": None,
+            "last": None,
+            "changes": [],
+        }
+        self.zone = getattr(self.cadence, "zone", None)
 
-
-def due_times(when_: Cadence, first: datetime, end: datetime) -> list[datetime]:
-    """Every due time from `first` on and before `end`."""
-    due, found = when_.after(first - timedelta(milliseconds=1)), []
-    while due < end:
-        found.append(due)
-        due = when_.after(due)
-    return found
+    def until(self, end: datetime) -> Iterator[int]:
+        """The seconds (Unix) of the due times before `end` that are not counted yet."""
+        while self.next < end:
+            due, self.row["runs"] = self.next, self.row["runs"] + 1
+            self.row.update(first=self.row["first"] or due, last=due)
+            if self.zone and clock_changes(due, self.zone):
+                self.row["changes"].append(when(due))
+            yield int(due.timestamp())
+            self.next = self.cadence.after(due)
