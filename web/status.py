@@ -44,6 +44,7 @@ def _entry(entry: entries.State, last: dict[str, Any], running: bool, now: datet
     started, ended, paused = last.get("started_at"), last.get("ended_at"), entry.fields["paused"] == "1"
     data = [age for measure in [FRESHNESS.get(entry.id)] if measure for age in measure(now)]
     worst = max(data, key=lambda d: d["age"] / d["allowed"], default=None)
+    data_is_old = bool(ended and worst and worst["age"] > worst["allowed"])  # on a new desk nothing has run yet
     return {
         "entry": entry.id,
         "summary": entry.fields["summary"],
@@ -66,8 +67,8 @@ def _entry(entry: entries.State, last: dict[str, Any], running: bool, now: datet
         "counts": last.get("counts"),
         "error": last.get("error"),
         "data": worst,  # the oldest of its data against its allowed age: green work on frozen data is red
-        "data_is_old": bool(worst and worst["age"] > worst["allowed"]),
-        "bad": last.get("outcome") in ("failed", "refused", "lost") or bool(worst and worst["age"] > worst["allowed"]),
+        "data_is_old": data_is_old,
+        "bad": data_is_old or last.get("outcome") in ("failed", "refused", "lost"),
         "dim": paused,
     }
 

@@ -93,6 +93,12 @@ def test_a_job_that_is_well_on_data_that_stands_still_is_red(site: Site) -> None
 
 
 @pytest.mark.usefixtures("declared")
+def test_the_data_of_a_new_desk_is_not_old_before_anything_has_run(site: Site) -> None:
+    text = board(site.log_in(), "not fetched yet")
+    assert "too old" not in text
+
+
+@pytest.mark.usefixtures("declared")
 def test_that_the_schedule_has_stopped_is_seen_without_a_scheduler(site: Site) -> None:
     db.redis().zadd("rq:scheduler:scheduled_jobs", {"sync_prices": time.time() - 60})
     text = board(site.log_in(), "The schedule has stopped")
