@@ -61,7 +61,10 @@ class Job(RqJob):
     @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Job:  # noqa: A002 - rq's name
         """As rq's, never with pickle. Raises NoSuchJobError, Unreadable."""
-        job: Any = super().fetch(id, connection, serializer=Readable)
+        try:
+            job: Any = super().fetch(id, connection, serializer=Readable)
+        except ValueError as failure:  # an id that rq does not allow
+            raise Unreadable(f"job {id} cannot be read: {failure}") from failure
         return job
 
     def restore(self, raw_data: Any) -> Any:

@@ -222,6 +222,15 @@ def test_a_hash_that_is_no_job_costs_only_itself(ann: Visitor, fields: dict[str,
     assert ann.post("/rq/job/bad/requeue").status_code < 500
 
 
+def test_an_id_that_rq_does_not_allow_costs_only_itself(ann: Visitor, redis: Any) -> None:
+    failed("good")
+    redis.zadd("rq:failed:default", {"evil/../2": time.time() + 500})
+    redis.hset("rq:job:evil/../2", "origin", "default")
+    assert set(shown(ann, "failed")) == {"good", "evil/../2"}
+    assert ann.post("/rq/queue/default/failed/empty").status_code == 200
+    assert shown(ann, "failed") == []
+
+
 def test_a_result_that_is_none_is_left_out(ann: Visitor, redis: Any) -> None:
     run("r")
     for entry in ({"type": "9"}, {"x": "y"}, {"type": 2, "exc_string": "!"}, {"type": 1, "return_value": "x"}):
