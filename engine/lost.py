@@ -1,4 +1,4 @@
-"""Runs, slots and workers that are in no list: none of our steps leaves one behind, another tool's death can."""
+"""Runs, slots and workers that are in no list, ends that no history has: another tool or its death can leave them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ log = logging.getLogger("nightdesk.lost")
 def find_lost(redis: Redis, between: Callable[[], None] = lambda: None, every: float = 120.0) -> None:
     """Requeue runs that two scans in a row found queued but in no list, or started but in nobody's hand.
 
-    Slots of a limit whose run is in nobody's hand are freed, and a dead worker that no list knows is put
-    before the reapers. One worker at a time scans, once in `every` seconds; `between` is called after each page.
+    Runs of the schedule that a worker of rq's own class failed become dead letters, slots of a limit whose run is in
+    nobody's hand are freed, and a dead worker that no list knows is put before the reapers. One worker at a time
+    scans, once in `every` seconds; `between` is called after each page.
     """
     if not redis.set(SCAN, "1", nx=True, ex=max(1, int(every * 0.8))):
         return
@@ -31,6 +32,8 @@ def find_lost(redis: Redis, between: Callable[[], None] = lambda: None, every: f
         if freed:
             log.warning("limit=%s: %d slot(s) were held by runs that nobody has", key.decode("utf-8", "replace"), freed)
     between()
+    for key in redis.scan_iter("rq:failed:*", count=PAGE, _type="zset"):
+        _tell_failed(redis, key, between)
     waiting: set[bytes] = set()
     for pattern in ("rq:queue:*", "nightdesk:waiting:*"):
         for key in redis.scan_iter(pattern, count=PAGE, _type="list"):
@@ -46,6 +49,14 @@ def find_lost(redis: Redis, between: Callable[[], None] = lambda: None, every: f
     redis.delete(SUSPECTS)
     if lost:
         redis.sadd(SUSPECTS, *lost)
+
+
+def _tell_failed(redis: Redis, key: bytes, between: Callable[[], None]) -> None:
+    for start in range(0, redis.zcard(key), PAGE):  # type: ignore[arg-type]
+        ids: Any = redis.zrange(key, start, start + PAGE - 1)
+        for run_id in steps.step(redis, "strangers", *ids):
+            log.error("run=%s was failed by a worker of rq's own class", run_id.decode("utf-8", "replace"))
+        between()
 
 
 def _list_workers(redis: Redis) -> None:

@@ -178,12 +178,31 @@ end
 
 local function bury(id, queue, worker, exc_info) -- the last word on a run that nothing will try again
   local key = 'rq:job:' .. id
-  call('HSET', key, 'status', 'failed', 'ended_at', iso(now))
+  call('HSET', key, 'status', 'failed', 'ended_at', iso(now), 'nd_told', 1) -- in history: see strangers.lua
   call('EXPIRE', key, FAILED_TTL)
   call('ZADD', 'rq:failed:' .. queue, math.floor(now / 1000) + FAILED_TTL, id)
   result(id, '2', 'exc_string', exc_info, worker, FAILED_TTL)
   tell_dependents(id)
   if call('EXISTS', 'rq:worker:' .. worker) == 1 then call('HINCRBY', 'rq:worker:' .. worker, 'failed_job_count', 1) end
+end
+
+-- What the history says of a run that no work-horse of ours ended, and what it says it of; see models/runs.py.
+local function fields_of(id)
+  return call('HMGET', 'rq:job:' .. id, 'origin', 'nd_tries', 'nd_max', 'nd_entry', 'nd_due', 'nd_attempt',
+    'enqueued_at', 'started_at')
+end
+
+local function tell_end(id, f, outcome, dead, reason, worker)
+  local key = 'rq:job:' .. id
+  local data = call('HSTRLEN', key, 'data') <= LARGEST_PAYLOAD and call('HGET', key, 'data') or ''
+  record(cjson.encode({entry = f[4] or nil, run = id, queue = f[1], due = tonumber(f[5] or ''),
+    attempt = tonumber(f[6] or '1'), enqueued = f[7] or nil, started = f[8] or nil, ended = now, outcome = outcome,
+    dead = dead, error = reason, worker = worker}), data)
+end
+
+local function tally_failed(name)
+  tally('worker_runs_total', name)
+  tally('worker_errors_total', name)
 end
 
 -- One execution of a worker that will not end it: back to the front of its queue, or buried after the last try.
@@ -192,22 +211,15 @@ local function give_back(worker, member, kind, reason, encoded, stopped)
   local id, execution = string.match(member, '^(.*):([^:]*)$')
   local notes = call('HMGET', 'rq:execution:' .. member, 'queue', 'limits')
   local key = 'rq:job:' .. id
-  local f = call('HMGET', key, 'origin', 'nd_tries', 'nd_max', 'nd_entry', 'nd_due', 'nd_attempt', 'enqueued_at',
-    'started_at')
+  local f = fields_of(id)
   drop_execution(worker, id, execution, notes[1] or f[1] or 'default')
   release(notes[2], id)
   if not f[1] then return end -- another tool deleted it while it ran
-  if kind == 'lost' then
-    tally('worker_runs_total', f[4] or 'ad-hoc')
-    tally('worker_errors_total', f[4] or 'ad-hoc')
-  end
+  if kind == 'lost' then tally_failed(f[4] or 'ad-hoc') end
   local tries = tonumber(f[2] or '0')
   if kind == 'lost' then tries = call('HINCRBY', key, 'nd_tries', 1) end
   local dead = stopped == id or (kind == 'lost' and tries >= (tonumber(f[3] or '') or 3))
-  local data = call('HSTRLEN', key, 'data') <= LARGEST_PAYLOAD and call('HGET', key, 'data') or ''
-  record(cjson.encode({entry = f[4] or nil, run = id, queue = f[1], due = tonumber(f[5] or ''),
-    attempt = tonumber(f[6] or '1'), enqueued = f[7] or nil, started = f[8] or nil, ended = now, outcome = dead and 'failed' or kind, dead = dead, error = reason,
-    worker = worker}), data)
+  tell_end(id, f, dead and 'failed' or kind, dead, reason, worker)
   if dead then
     bury(id, f[1], worker, encoded)
   else

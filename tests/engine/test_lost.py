@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from rq import SimpleWorker
+
 from engine import steps
+from engine.history import Keeper
 from engine.lost import find_lost
-from tests.engine.desk import beat, end, put, put_raw, silence, status, take, waiting
+from models import runs
+from tests.engine.desk import beat, end, put, put_raw, rows, silence, status, take, waiting, work
 
 
 def scan(redis, between=lambda: None):
@@ -75,6 +79,23 @@ def test_a_slot_that_nobodys_run_holds_is_freed(redis):
     scan(redis)
     assert redis.zcard("nightdesk:running:api") == 1
     take(redis, finished=end(run, "x", limits=limits))
+
+
+def test_a_run_of_the_schedule_that_a_stock_worker_failed_is_a_dead_letter(redis, database):
+    theirs = put(redis, "fine", entry="nightly")
+    put(redis, "fine")  # by hand: rq's alone
+    SimpleWorker(["default"], connection=redis, serializer="json").work(burst=True, logging_level="CRITICAL")
+    ours = put(redis, "bug", entry="hourly", tries=1)
+    work(redis)
+    for _ in range(2):
+        scan(redis)
+    Keeper(redis).keep()
+    assert [(row["run_id"], row["outcome"], row["worker"] != "w") for row in rows()] == [
+        (ours, "failed", False),
+        (theirs, "failed", True),
+    ]
+    assert "rq worker -w queues.Worker" in rows(theirs)[0]["error"]
+    assert sum(group["letters"] for group in runs.dead_groups()) == 2
 
 
 def test_a_worker_that_is_in_no_list_comes_before_the_reapers(redis):
