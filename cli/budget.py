@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -41,7 +41,7 @@ def _row(state: State, now: datetime) -> dict[str, Any]:
         "spent": "\n".join(map(_spent, state.windows)) or "no stated limit",
         "runs_out": "now" if soonest == now else when(soonest) if soonest else "not foreseen",
         "breaker": state.breaker + wait,
-        "answered": f"{span(now - state.ok_at)} ago" if state.ok_at else None,
+        "answered": f"{span(max(now - state.ok_at, timedelta()))} ago" if state.ok_at else None,
         "error": f"{span(now - state.error_at)} ago: {state.error}" if state.error and state.error_at else None,
         "bad": state.breaker != "closed" or soonest == now,
         "dim": state.off,

@@ -52,7 +52,7 @@ def find_lost(redis: Redis, between: Callable[[], None] = lambda: None, every: f
 
 
 def _tell_failed(redis: Redis, key: bytes, between: Callable[[], None]) -> None:
-    for start in range(0, redis.zcard(key), PAGE):  # type: ignore[arg-type]
+    for start in range(0, redis.zcard(key), PAGE):
         ids: Any = redis.zrange(key, start, start + PAGE - 1)
         for run_id in steps.step(redis, "strangers", *ids):
             log.error("run=%s was failed by a worker of rq's own class", run_id.decode("utf-8", "replace"))
