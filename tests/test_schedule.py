@@ -462,7 +462,7 @@ def test_a_burst_ends_when_nothing_is_due_any_more(scheduler, redis, start):
 def test_where_a_late_run_is_worthless_missed_due_times_are_skipped(scheduler, redis):
     half_an_hour_ago = (steps.now(redis) - 1_800_000) // 1000 * 1000
     hourly = Every(timedelta(hours=1), timedelta(milliseconds=half_an_hour_ago % 3_600_000))
-    made = scheduler(Entry(hourly, work.fine, misfire="skip"))
+    made = scheduler(Entry(hourly, work.fine, misfire="skip", stagger=False))
     redis.hset("nightdesk:entry:fine", "due", half_an_hour_ago)
     assert fire(made) == {"fine": "skip"}
     assert skips() == [("fine", "misfire", 1, 0.0)]
