@@ -22,6 +22,7 @@ from cli.supervisor import Program, Supervisor, meaning, procfile
 from config import ROOT, STATE, dotenv
 from demo.recorded import recordings
 
+JOURNAL = STATE / "world.jsonl"  # by it a demo world goes on where the one before it ended
 DEMO_SECONDS = 20  # for the demo world to answer
 FASTEST = 100_000  # times as fast as ours, for the demo world's clock
 DEMO_STOCKS = ("AAPL", "MSFT", "NVDA", "VOD.L", "0700.HK", "7203.T", "PTT.BK")  # somewhere a market is open
@@ -127,7 +128,8 @@ class Desk:
         if "web" in self.lines:
             self.found["PUBLIC_URL"] = f"http://127.0.0.1:{config.given().get('PORT', self.found['PORT'])}"
         self.addresses.unlink(missing_ok=True)
-        command = ["python", "-m", "demo", "--traders", "--env-file", str(self.addresses), *options]
+        command = ["python", "-m", "demo", "--traders", "--env-file", str(self.addresses)]
+        command += ["--journal", str(JOURNAL), *options]
         self.world.add([Program("demo", shlex.join(command))])
         for _ in range(DEMO_SECONDS * 20):
             if self._found_world():

@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from demo.journal import SEED, Journal, world_of
 from demo.server import running
 
 MAIL = Path(__file__).resolve().parent.parent / ".nightdesk" / "mail"
@@ -26,6 +27,7 @@ def main() -> None:
         speed=options.speed,
         start=options.start.timestamp() if options.start else None,
         mail_folder=options.mail,
+        journal=options.journal,
     ) as demo:
         if options.env_file:
             _write(options.env_file, demo.environment)
@@ -45,14 +47,19 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo", description="A world to run in, on loopback.")
     parser.add_argument("--env-file", type=Path, help="written when all is ready: the settings that lead here")
     parser.add_argument("--replay", type=_folder, help="a folder of recorded data instead of a simulated world")
-    parser.add_argument("--seed", type=int, default=1, help="of the simulated world")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the simulated world")
     parser.add_argument("--speed", type=_speed, default=1.0, help="how fast the world's time runs")
     parser.add_argument("--start", type=_instant, help="the simulated world's time at the start (ISO 8601)")
     parser.add_argument("--traders", action="store_true", help="with users who trade, in DATABASE_URL")
     parser.add_argument("--mail", type=Path, default=MAIL, help="the folder for the mails that it takes")
+    parser.add_argument("--journal", type=Path, help="a file of what its chains lived through, to go on with them")
     options = parser.parse_args()
     if options.replay and options.start:
         parser.error("--start is for the simulated world: a replay begins with its first rows")
+    try:
+        options.journal = options.journal and Journal(options.journal, world_of(options.replay, options.seed))
+    except ValueError as other:
+        parser.error(str(other))
     return options
 
 

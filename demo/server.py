@@ -31,6 +31,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from demo.api import Api, Request, Response, stand_ins
 from demo.faults import Fault, Faults
 from demo.inbox import Inbox
+from demo.journal import Journal
 from demo.mail import Mail
 from demo.world import Clock, World
 from demo.worlds.chains import Chains
@@ -205,11 +206,12 @@ class Handler(BaseHTTPRequestHandler):
 
 def _chains(chains: Chains, body: bytes) -> Response:
     """What the chains are, after they have done what is asked for, if anything is."""
+    now = time.time()
     try:
-        chains.act(**json.loads(body)) if body else None
+        chains.act(now=now, **json.loads(body)) if body else None
     except (ValueError, TypeError, KeyError) as wrong:
         return Response({"error": str(wrong)}, 422)
-    return Response(chains.shown(time.time()))
+    return Response(chains.shown(now))
 
 
 CANNED = {
@@ -246,14 +248,18 @@ def running(
     speed: float = 1,
     start: float | None = None,
     mail_folder: Path | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Demo]:
     """The demo's servers on free ports, until the end of the block.
 
-    `start` is the simulated world's time now (epoch seconds); a replay begins with its first rows.
+    `start` is the simulated world's time now (epoch seconds); a replay begins with its first rows. With a journal the
+    chains go on where it ends.
     """
     now = time.time()
     clock = Clock(now, 0 if replay else now if start is None else start, speed)
     demo = Demo(World(clock, seed, replay), seed, mail_folder)
+    if journal:
+        demo.world.part(Chains).keep(journal, now)
     threading.Thread(target=demo.serve_forever, args=[0.05], name="demo", daemon=True).start()
     demo.mail.start()
     try:

@@ -28,7 +28,7 @@ class Bitcoind(JsonRpc):
     def call(self, method: str, parameters: list[Any], now: float) -> Any:
         match method:
             case "getblockchaininfo":
-                tip = self.chain.upto(now)[-1]
+                tip = self.chain.block(self.chain.tip(now))
                 head = self.chain.head(now)
                 return {"chain": "main", "blocks": head, "headers": head, "bestblockhash": tip.hash,
                         "initialblockdownload": self.loading, "verificationprogress": 0.9999}  # fmt: skip
@@ -49,13 +49,12 @@ class Bitcoind(JsonRpc):
         return block.hash
 
     def _block(self, found: str, now: float) -> dict[str, Any]:
-        blocks = self.chain.upto(now)
-        block = next((block for block in blocks if block.hash == found), None)
+        block = self.chain.named(found, now)
         if block is None:
             raise Error(-5, "Block not found")
         return {
             "hash": block.hash,
-            "confirmations": blocks[-1].number - block.number + 1,
+            "confirmations": self.chain.tip(now) - block.number + 1,
             "height": block.number,
             "version": 536870912,
             "merkleroot": self.chain.digest("root", block.hash),
@@ -81,7 +80,7 @@ class Bitcoind(JsonRpc):
         }
 
     def _scan(self, wanted: list[str], now: float) -> dict[str, Any]:
-        tip = self.chain.upto(now)[-1]
+        tip = self.chain.block(self.chain.tip(now))
         units = sum(self.chain.held(text[5:-1], "", tip.number, now) for text in wanted)
         return {"success": True, "txouts": 1, "height": tip.number, "bestblock": tip.hash, "unspents": [],
                 "total_amount": units / 1e8}  # fmt: skip

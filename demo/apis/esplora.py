@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from demo.api import Api, Request, Response
@@ -28,13 +28,13 @@ class Esplora(Api):
         if path == "/blocks/tip/height":
             return Response(str(self.chain.head(now)))
         if path == "/blocks/tip/hash":
-            return Response(self.chain.upto(now)[-1].hash)
+            return Response(self.chain.block(self.chain.tip(now)).hash)
         if found := re.fullmatch(r"/block-height/(\d+)", path):
             block = self.chain.find(int(found[1]), now)
             return Response(_hash(block)) if block else Response("Block not found", 404)
         if found := re.fullmatch(r"/block/([0-9a-f]{64})", path):
-            blocks = [block for block in self.chain.upto(now) if _hash(block) == found[1]]
-            return Response(self._block(blocks[0])) if blocks else Response("Block not found", 404)
+            block = self.chain.find(0, now) if found[1] == GENESIS["bitcoin"] else self.chain.named(found[1], now)
+            return Response(self._block(block)) if block else Response("Block not found", 404)
         if found := re.fullmatch(r"/address/(\w+)(/txs/chain(?:/([0-9a-f]{64}))?)?", path):
             return self._address(found[1], found[2], found[3], now)
         return self.error(404)
@@ -60,7 +60,7 @@ class Esplora(Api):
         }
 
     def _address(self, address: str, listed: str | None, behind: str | None, now: float) -> Response:
-        mine = list(self._received(address, now))
+        mine = [(number, paid) for number, paid in reversed(self.chain.paid(now)) if paid.address == address]
         if not listed:
             funded = sum(paid.units for _, paid in mine)
             stats = {"funded_txo_count": len(mine), "funded_txo_sum": funded, "spent_txo_count": 0, "spent_txo_sum": 0}
@@ -69,12 +69,8 @@ class Esplora(Api):
                 {"address": address, "chain_stats": stats | {"tx_count": len(mine)}, "mempool_stats": empty}
             )
         start = next((n + 1 for n, (_, paid) in enumerate(mine) if paid.tx == behind), 0)
-        return Response([self._transaction(block, paid) for block, paid in mine[start : start + PAGE]])
-
-    def _received(self, address: str, now: float) -> Iterator[tuple[Mined, Paid]]:
-        """Newest first."""
-        for block in reversed(self.chain.upto(now)):
-            yield from ((block, paid) for paid in reversed(block.payments) if paid.address == address)
+        page = mine[start : start + PAGE]
+        return Response([self._transaction(self.chain.block(number), paid) for number, paid in page])
 
     def _transaction(self, block: Mined, paid: Paid) -> dict[str, Any]:
         change = self.chain.digest("change", paid.tx)

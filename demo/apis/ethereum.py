@@ -92,14 +92,16 @@ class Ethereum(JsonRpc):
 
     def _logs(self, query: dict[str, Any], now: float) -> list[dict[str, Any]]:
         if "blockHash" in query:
-            found = [block for block in self.chain.upto(now) if f"0x{block.hash}" == query["blockHash"]]
-            if not found:
+            block = self.chain.named(query["blockHash"].removeprefix("0x"), now)
+            if block is None:
                 raise Error(-32000, "unknown block")
+            found = [block]
         else:
             first, last = (self._number(query.get(end, "latest"), now) for end in ("fromBlock", "toBlock"))
             if last > self.chain.head(now):
                 raise Error(-32602, "block range extends beyond current head block")
-            found = [block for block in self.chain.upto(now) if first <= block.number <= last]
+            numbers = dict.fromkeys(number for number, _ in self.chain.paid(now) if first <= number <= last)
+            found = [self.chain.block(number) for number in numbers]
         wanted = query.get("topics", [])
         logs = [log for block in found for log in self._logs_of(block)]
         return [log for log in logs if not wanted or wanted[0] in (None, log["topics"][0])]
@@ -123,26 +125,27 @@ class Ethereum(JsonRpc):
         ]
 
     def _receipt(self, tx: str, now: float) -> dict[str, Any] | None:
-        for block in reversed(self.chain.upto(now)):
-            for number, paid in enumerate(block.payments):
-                if f"0x{paid.tx}" == tx:
-                    return {
-                        "blockHash": f"0x{block.hash}",
-                        "blockNumber": hex(block.number),
-                        "contractAddress": None,
-                        "cumulativeGasUsed": "0x5208",
-                        "effectiveGasPrice": "0x3b9aca00",
-                        "from": PAYER,
-                        "gasUsed": "0x5208",
-                        "logs": [log for log in self._logs_of(block) if log["transactionHash"] == tx],
-                        "logsBloom": NOBODY,
-                        "status": "0x1" if paid.ok else "0x0",
-                        "to": paid.contract or paid.address,
-                        "transactionHash": tx,
-                        "transactionIndex": hex(number),
-                        "type": "0x0",
-                    }
-        return None
+        where = (number for number, paid in reversed(self.chain.paid(now)) if f"0x{paid.tx}" == tx)
+        if (there := next(where, None)) is None:
+            return None
+        block = self.chain.block(there)
+        number, paid = next((n, paid) for n, paid in enumerate(block.payments) if f"0x{paid.tx}" == tx)
+        return {
+            "blockHash": f"0x{block.hash}",
+            "blockNumber": hex(block.number),
+            "contractAddress": None,
+            "cumulativeGasUsed": "0x5208",
+            "effectiveGasPrice": "0x3b9aca00",
+            "from": PAYER,
+            "gasUsed": "0x5208",
+            "logs": [log for log in self._logs_of(block) if log["transactionHash"] == tx],
+            "logsBloom": NOBODY,
+            "status": "0x1" if paid.ok else "0x0",
+            "to": paid.contract or paid.address,
+            "transactionHash": tx,
+            "transactionIndex": hex(number),
+            "type": "0x0",
+        }
 
     def _contract(self, asked: dict[str, str], number: int, now: float) -> str:
         contract, data = asked["to"], asked["data"]

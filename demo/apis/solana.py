@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from demo.jsonrpc import Error, JsonRpc
@@ -62,30 +62,27 @@ class Solana(JsonRpc):
             "previousBlockhash": base58(block.parent or "1"),
         }
 
-    def _received(self, now: float) -> Iterator[tuple[Mined, Paid]]:
-        for block in reversed(self.chain.upto(now)):
-            yield from ((block, paid) for paid in reversed(block.payments))
-
     def _signatures(self, address: str, options: dict[str, Any], now: float) -> list[dict[str, Any]]:
-        mine = [(block, paid) for block, paid in self._received(now) if paid.address == address]
+        mine = [(number, paid) for number, paid in reversed(self.chain.paid(now)) if paid.address == address]
         before = options.get("before")
         start = next((n + 1 for n, (_, paid) in enumerate(mine) if base58(paid.tx) == before), 0)
-        return [
-            {
-                "signature": base58(paid.tx),
-                "slot": block.number,
-                "err": None if paid.ok else {"InstructionError": [0, {"Custom": 1}]},
-                "memo": None,
-                "blockTime": int(block.at),
-                "confirmationStatus": "finalized" if block.number <= self.chain.head(now) - FINALIZED else "confirmed",
-            }
-            for block, paid in mine[start : start + int(options.get("limit", 1000))]
-        ]
+        page = mine[start : start + int(options.get("limit", 1000))]
+        return [self._signature(self.chain.block(number), paid, now) for number, paid in page]
+
+    def _signature(self, block: Mined, paid: Paid, now: float) -> dict[str, Any]:
+        return {
+            "signature": base58(paid.tx),
+            "slot": block.number,
+            "err": None if paid.ok else {"InstructionError": [0, {"Custom": 1}]},
+            "memo": None,
+            "blockTime": int(block.at),
+            "confirmationStatus": "finalized" if block.number <= self.chain.head(now) - FINALIZED else "confirmed",
+        }
 
     def _found(self, signature: str, now: float) -> dict[str, Any] | None:
-        for block, paid in self._received(now):
+        for number, paid in reversed(self.chain.paid(now)):
             if base58(paid.tx) == signature:
-                return self._transaction(block, paid, now)
+                return self._transaction(self.chain.block(number), paid, now)
         return None
 
     def _transaction(self, block: Mined, paid: Paid, now: float) -> dict[str, Any]:

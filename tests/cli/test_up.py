@@ -21,6 +21,7 @@ import db
 from cli import processes, servers
 from cli.up import up as command
 from config import dotenv
+from demo.journal import world_of
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -171,6 +172,7 @@ def test_the_demo_world_takes_the_place_of_the_services_that_are_not_set(up, pro
     assert f"at {known['BINANCE_URL']} and https://mine.example.org" in said
     assert known["SMTP_URL"].startswith("smtp://127.0.0.1:")
     ended(process, signal.SIGINT)
+    assert world_of(None, 7) in (project / ".nightdesk/world.jsonl").read_text()
     assert running(noted(project)) == []
 
 

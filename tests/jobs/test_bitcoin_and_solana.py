@@ -57,7 +57,7 @@ def test_what_the_chain_drops_is_taken_back_and_what_it_mines_again_begins_anew(
     if state != "pending":
         world.grow(0 if state == "confirming" else needed)
     assert set(world.states) == {state}
-    depth = world.chain.blocks[-1].number - 1040
+    depth = world.chain.head(0) - 1040
     world.chain.reorg(depth)
     world.look()
     assert (world.available(), set(world.states)) == (0, {"confirming"})

@@ -148,8 +148,8 @@ def test_one_unit_too_much_in_a_wallet_is_found_and_pauses_its_asset_until_an_op
 
 def test_one_unit_missing_on_the_chain_is_found(world):
     world.credited("1")
-    block = next(b for b in world.chain.blocks if b.payments)
-    object.__setattr__(block.payments[0], "units", 10**18 - 1)
+    ((_, paid),) = world.chain.paid(0)
+    object.__setattr__(paid, "units", 10**18 - 1)
     assert verify_balances(due_at=now())["drifts"] == 1
     assert db.rows("select chain, drift from balance_proof where drift <> 0") == [("ethereum", Decimal("-1e-18"))]
     ((reason,),) = db.rows("select reason from credit_pause")
@@ -158,8 +158,8 @@ def test_one_unit_missing_on_the_chain_is_found(world):
 
 def test_what_nobody_has_sent_by_a_transaction_is_booked_once_and_the_proof_holds_again(world, nightdesk):
     world.credited("1")
-    block = next(b for b in world.chain.blocks if b.payments)
-    object.__setattr__(block.payments[0], "units", 10**18 + 5)  # dust of a contract came with it
+    ((_, paid),) = world.chain.paid(0)
+    object.__setattr__(paid, "units", 10**18 + 5)  # dust of a contract came with it
     assert verify_balances(due_at=now())["drifts"] == 1
     book = ("deposits", "book", "ethereum", "eth")
     wrong = nightdesk(*book, "0.000000000000000006", "--why", "dust")
@@ -172,7 +172,7 @@ def test_what_nobody_has_sent_by_a_transaction_is_booked_once_and_the_proof_hold
     assert nightdesk("deposits", "resume", "ETH", "--why", "dust is booked").returncode == 0
     assert verify_balances(due_at=now())["drifts"] == 0
     assert (world.available(), ledger.problems()) == (1, [])
-    object.__setattr__(block.payments[0], "units", 10**18 + 2)  # and a fee went
+    object.__setattr__(paid, "units", 10**18 + 2)  # and a fee went
     assert verify_balances(due_at=now())["drifts"] == 1
     assert nightdesk(*book, "-0.000000000000000003", "--why", "a fee", "--who", "lee").returncode == 0
     assert verify_balances(due_at=now())["drifts"] == 0
@@ -184,8 +184,8 @@ def test_what_nobody_has_sent_by_a_transaction_is_booked_once_and_the_proof_hold
 
 def test_a_proof_that_was_taken_before_its_drift_was_booked_is_not_kept(world):
     world.credited("1")
-    block = next(b for b in world.chain.blocks if b.payments)
-    object.__setattr__(block.payments[0], "units", 10**18 + 5)
+    ((_, paid),) = world.chain.paid(0)
+    object.__setattr__(paid, "units", 10**18 + 5)
     verify_balances(due_at=now())
     (taken,) = prove(clients.chains.node("ethereum"), "ethereum")
     with db.transaction():

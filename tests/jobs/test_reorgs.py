@@ -115,13 +115,12 @@ def test_a_reorg_of_more_blocks_than_are_kept_pauses_the_chain_until_an_operator
 def test_a_shorter_chain_with_other_blocks_is_a_reorg_and_one_with_the_same_a_node_that_lags(world):
     world.pay()
     world.grow(5)
-    same = list(world.chain.blocks)
-    world.chain.blocks = world.chain.blocks[:-3]
+    world.chain.claims = world.chain.head(0) - 3
     with pytest.raises(Unavailable, match="it lags"):
         world.scan()
-    world.chain.blocks = same
+    world.chain.claims = None
     world.chain.reorg(5, drop=True)
-    world.chain.blocks = world.chain.blocks[:-3]
+    world.chain.claims = world.chain.head(0) - 3
     world.look()
     assert world.states == ["orphaned"]
 
