@@ -20,6 +20,7 @@ import config
 from cli import processes, servers
 from cli.supervisor import Program, Supervisor, meaning, procfile
 from config import ROOT, STATE, dotenv
+from demo.journal import Journal, world_of
 from demo.recorded import recordings
 
 JOURNAL = STATE / "world.jsonl"  # by it a demo world goes on where the one before it ended
@@ -59,10 +60,21 @@ def up(demo: bool, replay: str | None, seed: int | None, speed: float | None, wo
     if world and not demo:
         raise click.UsageError(f"{world[0]} is for the demo world, and --no-demo goes without it")
     with _alone():
+        if demo:
+            _same_world(world_of(replay, seed))
         for name in processes.stop_leftovers(STATE):
             click.echo(f"stopped {name}, left behind by an earlier run")
         with _servers() as (urls, running):
             sys.exit(asyncio.run(Desk(urls, running, workers).run(world if demo else None)))
+
+
+def _same_world(wanted: str) -> None:
+    """Refuse to go on with the data of another world, whose prices and chains are others."""
+    try:
+        Journal(JOURNAL, wanted)
+    except ValueError as other:
+        anew = f"`rm -rf {STATE}` begins anew, and another clone has data of its own"
+        raise click.ClickException(f"{other}: {anew}") from None
 
 
 class Desk:

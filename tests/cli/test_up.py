@@ -21,7 +21,7 @@ import db
 from cli import processes, servers
 from cli.up import up as command
 from config import dotenv
-from demo.journal import world_of
+from demo.journal import Journal, world_of
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -241,6 +241,19 @@ def test_options_that_no_demo_world_takes_are_refused_before_anything_starts(mon
     result = CliRunner().invoke(command, options)
     assert result.exit_code == 2
     assert says in result.output
+
+
+@pytest.mark.parametrize("options", [["--replay", "docs"], ["--seed", "7"]])
+def test_data_of_one_world_are_not_gone_on_with_in_another(monkeypatch, tmp_path, options):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("cli.up.STATE", tmp_path)
+    monkeypatch.setattr("cli.up.JOURNAL", tmp_path / "world.jsonl")
+    monkeypatch.setattr("cli.up.recordings", Path)
+    Journal(tmp_path / "world.jsonl", world_of(None, None)).add({})
+    result = CliRunner().invoke(command, options)
+    assert result.exit_code == 1
+    assert f"{tmp_path} has the data of the simulated world of seed 1, not of the " in result.output
+    assert f"`rm -rf {tmp_path}` begins anew" in result.output
 
 
 def test_a_wrong_setting_stops_the_start_with_its_name(up):
