@@ -43,14 +43,17 @@ class Fault:
 class Faults:
     """The faults in force."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, apis: Collection[str], seed: int = 1) -> None:
+        self.apis = apis
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._dice = random.Random(seed)
 
     def add(self, api: str, fault: str | int, for_s: float = 3600, **details: Any) -> Fault:
-        """Let `fault` befall `api` for some seconds. Raises ValueError for a kind that there is not."""
+        """Let `fault` befall `api` for some seconds. Raises ValueError for one or the other that there is not."""
         fault = str(fault)
+        if api not in (*self.apis, "*"):
+            raise ValueError(f"no API {api!r}: * for all, or one of {', '.join(sorted(self.apis))}")
         if fault not in KINDS and not (fault.isdigit() and 300 <= int(fault) < 600):
             raise ValueError(f"no fault {fault!r}: a status from 300 to 599, or one of {', '.join(KINDS)}")
         now = time.time()

@@ -51,7 +51,7 @@ class Demo(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.world = world
         self.apis = stand_ins(world)
-        self.faults = Faults(seed)
+        self.faults = Faults({*self.apis, "mail"}, seed)
         self.mail = Mail(self.faults, mail_folder)
         self.requests: Counter[str] = Counter()
         self.asked: list[str] = []  # the last thousand URLs, decoded

@@ -40,7 +40,13 @@ def test_a_fault_ends_by_itself(ask, demo, monkeypatch):
 
 @pytest.mark.parametrize(
     "fault",
-    [{"api": "binance", "fault": "sulk"}, {"api": "binance", "fault": "200"}, {"fault": "500"}, {"api": "x", "y": 1}],
+    [
+        {"api": "binance", "fault": "sulk"},
+        {"api": "binance", "fault": "200"},
+        {"fault": "500"},
+        {"api": "binance", "fault": "500", "y": 1},
+        {"api": "binanse", "fault": "500"},
+    ],
 )
 def test_a_fault_that_makes_no_sense_is_refused(ask, fault):
     answer = control(ask, **fault)
