@@ -13,6 +13,7 @@ import db
 from cli.arguments import DURATION, EMAIL, ID, nobody, number, one_user_or_new
 from cli.output import json_option, show, when
 from domain.alerts import DIRECTIONS, PERCENT, Rule, describe, fires_again
+from domain.figures import figure, times
 from domain.measures import BARS, MEASURES, TYPES, of_name
 from domain.spans import span
 from models import alerts as store
@@ -94,7 +95,7 @@ def add(
         show("", {}, [{**row, "fired": made.fired}], as_json=True)
         return
     what = "fired at once" if made.fired else "waits"
-    click.echo(f"alert {made.id}: {describe(row)} {what}; it is {valued(row)} now; {who} is told")
+    click.echo(f"alert {made.id} {what} ({describe(row)}); it is {valued(row)} now; {who} is told")
 
 
 class Asked(NamedTuple):
@@ -229,7 +230,7 @@ def explained(row: dict[str, Any], verdict: str) -> dict[str, str]:
         "rule": " ".join(f"{name}={value}" for name, value in row["rule"].items() if value is not None),
         **(_near(row) if row["rule"]["side"] == "date" else _reached(row)),
         "fired": f"{when(row['fired_at'])}, {span(row['fired_at'] - row['happened_at'])} after it happened",
-        "touched": f"{row['touches']} times since it had fired before",
+        "touched": f"{times(row['touches'])} since it had fired before",
         "decided again": verdict,
     }
 
@@ -264,7 +265,11 @@ def valued(row: dict[str, Any]) -> str:
     is_date = row["measure"] in MEASURES and MEASURES[row["measure"]].kind == "date"
     if is_date and not row["value"].is_finite():
         return "off"
-    shown = when(datetime.fromtimestamp(float(row["value"]), UTC)) if is_date else f"{row['value']:f}"
+    shown = (
+        when(datetime.fromtimestamp(float(row["value"]), UTC))
+        if is_date
+        else figure(row["value"], row["stream"] or row["measure"])
+    )
     wrong = f", {row['state'].upper()}" if row["state"] != "fresh" else ""
     return f"{shown} ({span(row['age'])} old{wrong})"
 

@@ -11,6 +11,7 @@ import db
 from cli.arguments import INSTANT, LIMIT
 from cli.output import json_option, show
 from domain.candles import INTERVALS, LENGTHS, start
+from domain.figures import figure
 from models import buckets, building
 from models import candles as store
 
@@ -47,7 +48,7 @@ def show_(
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    numbers = {name: f"{row[name]:f}" for name in ("open", "high", "low", "close", "volume")}
+    numbers = {name: figure(row[name]) for name in ("open", "high", "low", "close", "volume")}
     state = "outage" if row["outage"] else "no trades" if row["synthetic"] else "" if row["closed"] else "open"
     return {**row, **numbers, "state": state, "dim": row["synthetic"], "bad": row["outage"]}
 

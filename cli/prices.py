@@ -11,6 +11,7 @@ import click
 import db
 from cli.arguments import DURATION, NUMBER, who_option
 from cli.output import json_option, show
+from domain.figures import figure
 from domain.prices import HIGHEST, KINDS, SYMBOL
 from domain.spans import span
 from models import prices as store
@@ -38,7 +39,7 @@ def list_(as_json: bool) -> None:
 
 
 def _row(row: dict[str, Any], now: datetime) -> dict[str, Any]:
-    numbers = {name: f"{row[name]:f}" if row[name] is not None else None for name in ("price", "previous")}
+    numbers = {name: figure(row[name]) if row[name] is not None else None for name in ("price", "previous")}
     state = f"{row['state']} ({row['reason']})" if row["reason"] else row["state"]
     error = f"for {span(now - row['failing_since'])}: {row['error']}" if row["error"] else None
     return {**row, **numbers, "state": state, "error": error, "bad": row["state"] != "fresh"}

@@ -9,6 +9,7 @@ import click
 
 import db
 from cli.output import json_option, show
+from domain.figures import figure
 from models import pairs
 from models import tickers as store
 
@@ -34,6 +35,6 @@ def tickers(symbols: tuple[str, ...], as_json: bool) -> None:
 
 
 def _row(row: dict[str, Any], now: datetime) -> dict[str, Any]:
-    numbers = {name: None if row[name] is None else f"{row[name]:f}" for name in NUMBERS}
+    numbers = {name: None if row[name] is None else figure(row[name]) for name in NUMBERS}
     age = None if row["last_at"] is None else now - row["last_at"]
     return {**row, **numbers, "age": age, "dim": not row["trades"]}

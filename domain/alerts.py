@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
+from domain.figures import DATES, figure, name, since
 from domain.measures import BARS, BASE, Measure, change_of, closes_of
 from domain.prices import HIGHEST
 from domain.spans import span
@@ -159,22 +160,23 @@ _SIDES = {"above": "up", "happens": "up", "below": "down", "within": "date"}
 
 
 def describe(asked: Mapping[str, Any]) -> str:
-    """`BTCUSD above 97000`, `XAUUSD crosses 4000 (up), once per bar of 1h`, `AAPL rsi14 of 1d above 70`."""
-    measure = "" if asked["measure"] == "price" else f" {asked['measure']}"
-    bar = f" of {asked['bar']}" if asked["bar"] and asked["frequency"] not in ("bar", "close") else ""
-    level = f" {asked['level']:f}" if asked["condition"] not in ("happens", "within") else ""
-    if asked["condition"] == "within":
-        level = (
-            f" {span(timedelta(seconds=float(asked['level'])))}" if asked["level"] < 1e9 else f" {asked['level']:f} s"
-        )
-    if asked["base"]:
-        level += f" % since {asked['base']}"
-    way = f" ({asked['direction']})" if asked["direction"] else ""
+    """`BTCUSD above 97000`, `XAUUSD crosses 4000 (up), once per bar of 1h`, `MSFT: down 5 % since the close`."""
     often = {"bar": f", once per bar of {asked['bar']}", "close": f", at the close of each bar of {asked['bar']}"}
     every = f", every time with {span(asked['cooldown'])} between" if asked["cooldown"] else ""
-    return (
-        f"{asked['subject']}{measure}{bar} {asked['condition']}{level}{way}{often.get(asked['frequency'], '')}{every}"
-    )
+    return f"{_wanted(asked)}{often.get(asked['frequency'], '')}{every}"
+
+
+def _wanted(asked: Mapping[str, Any]) -> str:
+    subject, measure, condition, level = (asked[name] for name in ("subject", "measure", "condition", "level"))
+    if condition == "within":
+        lead = span(timedelta(seconds=float(level))) if level < 1e9 else f"{figure(level)} s"
+        return f"{subject}: {lead} before it {DATES.get(measure, measure)}"
+    bar = asked["bar"] and asked["frequency"] not in ("bar", "close")
+    of = name(subject, closes_of(measure, asked["bar"]) if bar else measure)
+    if asked["base"]:
+        return f"{of}: {condition.removeprefix('percent_')} {figure(level)} % {since(asked['base'])}"
+    way = f" ({asked['direction']})" if asked["direction"] else ""
+    return f"{of} {condition}{way}" if condition == "happens" else f"{of} {condition} {figure(level)}{way}"
 
 
 def fires_again(rule: Mapping[str, Any], waited: Mapping[str, Any], value: Decimal, happened_at: datetime) -> bool:

@@ -35,6 +35,7 @@ class Measure:
     way_back: Decimal | None = None  # how far a value must come back to count anew; None: 0.2 % of the level
     max_age: timedelta | None = None  # older than that it is stale; None: never
     by_bar: bool = False  # it has a value at the close of each bar, and an alert says of which
+    decimals: int | None = None  # of a value of bars, as people read it; None: seven digits in all
 
     def hysteresis(self, level: Decimal) -> Decimal | None:
         """How far back from `level` a value must be before reaching it is news again; None: each one is news."""
@@ -89,7 +90,7 @@ TYPES = {
             "a stock by the day, a traded pair",
             (
                 Measure("volume", "shares or coins", ("above", "crosses"), low=D(0), max_age=DAYS, by_bar=True),
-                Measure("volume_ratio", "x the median", LEVELS, low=D(0), max_age=DAYS, by_bar=True),
+                Measure("volume_ratio", "x the median", LEVELS, low=D(0), max_age=DAYS, by_bar=True, decimals=2),
             ),
             "each closed bar; the ratio is to the median of 20 bars before, of the same time of day",
             "volume",
@@ -98,9 +99,9 @@ TYPES = {
             "technical",
             "an instrument",
             (
-                replace(LINE, name="rsi14", high=D(100), way_back=D(1)),
+                replace(LINE, name="rsi14", high=D(100), way_back=D(1), decimals=2),
                 *(replace(LINE, name=name) for name in ("sma200", "ema20", "atr14")),
-                replace(LINE, name="bollinger20", low=None, high=None, way_back=D("0.05")),
+                replace(LINE, name="bollinger20", low=None, high=None, way_back=D("0.05"), decimals=2),
                 replace(LINE, name="macd", low=None, high=None),
             ),
             "each closed bar; any length up to 400 bars",

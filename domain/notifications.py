@@ -7,15 +7,20 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from domain.alerts import describe, kept
+from domain.figures import figure, times
 from domain.spans import whole
 
 LONGEST_TEXT = 500  # characters of one title, label or value
 MOST_LINES = 20  # of a part of a message
+PLURALS = {
+    "alert": "alerts", "deal": "deals", "deposit": "deposits", "match": "matches", "news": "news", "order": "orders",
+}  # fmt: skip
 FIRST_STRONG, END = "\u2068", "\u2069"  # isolate what stands between them from the direction of its neighbours
 # Control characters end headers and lines; the others turn the direction of what follows, or are not seen at all.
 UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
@@ -90,7 +95,7 @@ def together(leader: Mapping[str, Any], others: Sequence[Mapping[str, Any]], uns
     lines = tuple(Line(local(news["created_at"], here), inert(news["title"])) for news in every[:MOST_LINES])
     return Message(
         key=str(leader["key"]),
-        title=f"{len(every)} {leader['kind']}s{names}",
+        title=f"{len(every)} {PLURALS.get(leader['kind'], 'messages')}{names}",
         created_at=leader["created_at"],
         sections=(Section("", lines, len(every) - len(lines)),),
         kind=leader["kind"],
@@ -120,11 +125,11 @@ def of_date(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def of_value(data: Mapping[str, Any], is_event: bool) -> list[tuple[str, Any]]:
     """A value that was reached, or what happened: the title tells what."""
     delay = datetime.fromisoformat(data["received_at"]) - datetime.fromisoformat(data["happened_at"])
-    before = f", before it {data['previous']}" if data["previous"] else ""
-    value = ("Price" if data["stream"] == "price" else "Value", f"{data['value']} from {data['source']}{before}")
-    touched = [("Touched", f"{data['touches']} times since the last message")] if data["touches"] else []
+    now, before = (each and figure(Decimal(each), data["stream"]) for each in (data["value"], data["previous"]))
+    value = f"{now} from {data['source']}" + (f", before it {before}" if before else "")
+    touched = [("Touched", f"{times(data['touches'])} since the last message")] if data["touches"] else []
     return [
-        ("From", data["source"]) if is_event else value,
+        ("From", data["source"]) if is_event else ("Price" if data["stream"] == "price" else "Value", value),
         ("Time", {"at": data["happened_at"]}),
         ("Known here", f"{whole(delay)} later"),
         *touched,

@@ -198,7 +198,8 @@ from gauge g cross join lateral (
   order by on_date limit 1) r
 where g.measure in ('report_date', 'ex_date')
 union all
-select d.symbol, 'dividend', d.amount, d.received_at, d.source, d.amount || ' a share, ex dividend on ' || d.ex_on
+select d.symbol, 'dividend', d.amount, d.received_at, d.source,
+       trim_scale(d.amount) || ' a share, ex dividend on ' || to_char(d.ex_on, 'FMDD Mon YYYY')
 from gauge g join dividend d on d.symbol = g.subject and d.received_at > coalesce(g.happened_at, g.created_at)
 where g.measure = 'dividend'
 """

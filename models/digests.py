@@ -12,6 +12,7 @@ from peewee import BigIntegerField, CompositeKey, TextField, TimeField
 
 import db
 from domain.deliveries import next_digest
+from domain.figures import figure
 from domain.notifications import known_zone
 from models.fields import InstantField
 
@@ -140,7 +141,7 @@ def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int,
         prices = series.get(symbol, [])
         if len(prices) > 1:
             change = (prices[-1] / prices[0] - 1) * 100
-            line = [symbol, f"{prices[-1].normalize():f} ({change:+.2f}\u00a0%)", [float(price) for price in prices]]
+            line = [symbol, f"{figure(prices[-1])} ({change:+.2f}\u00a0%)", [float(price) for price in prices]]
             lines.setdefault(user, []).append((change, line))
     return {
         user: {"title": "Your symbols", "lines": [line for _, line in sorted(found, key=lambda f: -abs(f[0]))]}

@@ -12,6 +12,7 @@ from typing import Any
 
 import db
 from domain.deliveries import is_back, quiet_until
+from domain.figures import figure, name
 from domain.notifications import known_zone
 from models.targets import HELD_BACK, MUTED, UNWANTED
 
@@ -120,7 +121,9 @@ def release(now: datetime) -> Iterator[tuple[int, int]]:
 def _against(delivery: dict[str, Any]) -> str | None:
     """What stands against a message that was held: the user's wish, or the value by the end of their quiet hours."""
     if delivery["kind"] == "alert" and is_back(delivery["data"], delivery["value"]):
-        return f"the {delivery['data']['stream']} is back, at {delivery['value'].normalize():f}: dropped"
+        stream = delivery["data"]["stream"]
+        what = name("the price" if stream.startswith("price") else "the", stream)
+        return f"{what} is back, at {figure(delivery['value'], stream)}: dropped"
     return delivery["refused"]
 
 

@@ -10,6 +10,7 @@ from peewee import CompositeKey, TextField
 
 import db
 from models.fields import InstantField
+from models.titles import name
 
 WAIT = timedelta(minutes=10)  # for a value that is late, before anybody is told
 ALERTS = 100_000  # so many say so at one look: when every source is away, the rest follows at the next ones
@@ -96,7 +97,7 @@ _WATCHES = " union all ".join(
 
 # `quiet` are alerts and the states of their streams: they say so in their rows, and each owner gets one message. An
 # alert that a check is firing, or its owner changing, is not waited for: the check waits for ours, in another order.
-_HUSH = """
+_HUSH = f"""
 free as materialized (
   select a.id, q.state from quiet q join alert a on a.id = q.alert_id where a.status = 'active' and a.silence is null
   order by a.user_id limit %s for update of a skip locked
@@ -107,9 +108,8 @@ free as materialized (
   select user_id, subject, stream, count(*) as alerts from hushed group by 1, 2, 3
 ), by_owner as (
   select b.user_id, count(*) as streams, sum(b.alerts) as alerts, min(b.subject) as subject,
-         (array_agg(b.subject || case b.stream when 'price' then '' else ' ' || b.stream end order by b.subject))[:5]
-           as names,
-         jsonb_agg(jsonb_build_array(b.subject || ' ' || b.stream, case when v.value is null then '"none yet"'::jsonb
+         (array_agg({name("b.subject", "b.stream")} order by b.subject))[:5] as names,
+         jsonb_agg(jsonb_build_array({name("b.subject", "b.stream")}, case when v.value is null then '"none yet"'::jsonb
            else jsonb_build_object('at', v.happened_at) end) order by b.subject) as details
   from by_stream b left join newest v using (subject, stream) group by b.user_id
 ), told as (

@@ -14,6 +14,7 @@ from domain.alerts import VERSION
 from domain.watches import STORM, STORM_TIME
 from models import events
 from models.events import Position
+from models.titles import SAID, TITLE
 
 READER = "check_alerts"
 VALUES = 20_000  # so many are looked at in one statement, and so many watches are taken from it
@@ -75,29 +76,6 @@ def fire_at_once(alerts: Sequence[int]) -> int:
 
 
 _STORM = f"'more than {STORM} times in {STORM_TIME.total_seconds() / 60:.0f} minutes'"
-_TOUCHED = "case when d.touches > 0 then ', after touching it ' || d.touches || ' times' else '' end"
-_TITLE = f"""
-case when d.condition = 'within' then d.subject || case d.measure
-       when 'starts_at' then ' starts on ' when 'ex_date' then ' goes ex dividend on '
-       when 'report_date' then ' reports on ' else ' ' || d.measure || ' is on ' end
-       || to_char(to_timestamp(d.value::float8),
-                  case when d.measure like '%%_date' then 'FMDD Mon YYYY' else 'FMDD Mon YYYY HH24:MI "UTC"' end)
-     when d.condition = 'happens' then d.subject || ': ' || coalesce(d.about, d.measure)
-     when d.about is not null then d.subject || ': ' || d.about
-       || ' (' || d.measure || ' ' || trim_scale(d.value) || ')'
-     when d.base is not null then d.subject || case when d.stream like 'price%%' then '' else ' ' || d.measure end
-       || case d.condition when 'percent_up' then ' is up ' else ' is down ' end
-       || case d.base when 'creation'
-            then trim_scale(round(abs(d.value / d.base_value - 1) * 100, 2)) || ' %% at ' || trim_scale(d.value)
-                 || ', from ' || trim_scale(d.base_value)
-            else trim_scale(round(abs(d.value), 2)) || ' %% '
-                 || case d.base when 'close' then 'since the close' else 'in ' || d.base end end || {_TOUCHED}
-     else d.subject || case d.stream when 'price' then '' else ' ' || d.stream end || case d.condition
-       when 'crosses' then ' crossed ' || trim_scale(d.target) || case d.direction
-         when 'up' then ' upwards, at ' else ' downwards, at ' end || trim_scale(d.value)
-       else ' is at ' || trim_scale(d.value) || ', '
-         || case d.condition when 'equals' then 'equal to' else d.condition end || ' ' || trim_scale(d.target) end
-       || {_TOUCHED} end"""
 
 
 def _bar_end(at: str) -> str:
@@ -184,7 +162,7 @@ aimed as materialized (
   select f.*, to_jsonb(j) as data
   from (
     select nextval('alert_trigger_id_seq') as id, d.alert_id, s.number, d.user_id, d.subject, d.stream, d.value,
-           d.previous, d.happened_at, d.received_at, d.source, d.about, d.touches, {_TITLE} as title,
+           d.previous, d.happened_at, d.received_at, d.source, d.about, d.touches, {TITLE} as title,
            to_jsonb(r) as rule, to_jsonb(w) as waited
     from settled s join aimed d using (alert_id) cross join lateral (
       select d.bar, trim_scale(d.target_band)::text as band, d.base, d.side, d.type,
@@ -194,6 +172,7 @@ aimed as materialized (
       cross join lateral (
       select trim_scale(d.band)::text as band, trim_scale(d.level)::text as level,
              nullif(d.since, '-infinity') as since, d.last_triggered_at as fired_at, d.direction) w
+      cross join lateral ({SAID}) t
     where s.outcome = 'fire') f cross join lateral (
     select f.rule, f.about, trim_scale(f.value)::text as value, f.number, f.source, f.stream, f.subject, f.touches,
            f.alert_id, now() as fired_at, trim_scale(f.previous)::text as previous, f.id as trigger_id, f.happened_at,

@@ -27,7 +27,7 @@ def tick(symbol: str, value: str) -> None:
 def test_an_alert_that_is_not_reached_waits_for_the_operator(call):
     tick("BTCUSD", "97000.50")
     said = call("alerts", "add", "btcusd", "above", "98000").output
-    assert "BTCUSD above 98000 waits; it is 97000.5" in said
+    assert "waits (BTCUSD above 98000); it is 97000.5 (" in said
     assert "operator@localhost is told" in said
     (row,) = json.loads(call("alerts", "list", "--json").output)
     assert (row["email"], row["status"], row["level"], row["state"]) == (
@@ -93,7 +93,7 @@ def test_a_list_shows_what_the_app_has_asked_for_whatever_it_was(call):
            insert into alert (user_id, type, subject, measure, condition, level)
            select id, 'match_start', 'M1', 'starts_at', 'within', 1e14 from u"""
     )
-    assert "within" in call("alerts", "list").output
+    assert "before it starts" in " ".join(call("alerts", "list").output.split())
 
 
 def test_a_removed_alert_is_gone_from_the_list(call):
@@ -135,12 +135,12 @@ def test_what_makes_no_sense_is_refused_with_the_reason_and_nothing_is_written(c
     ("words", "described"),
     [
         (("BTCUSD", "above", "98000", "--every", "1h"), "BTCUSD above 98000, every time with 60 min between"),
-        (("BTCUSD", "up", "5%"), "BTCUSD percent_up 5 % since creation"),
-        (("BTCUSD", "down", "5", "--since", "24h"), "BTCUSD percent_down 5 % since 24h"),
+        (("BTCUSD", "up", "5%"), "BTCUSD: up 5 % since the alert was made"),
+        (("BTCUSD", "down", "5", "--since", "24h"), "BTCUSD: down 5 % in 24h"),
         (("BTCUSD", "crosses", "98000", "--per-bar", "--bar", "1h"), "crosses 98000 (either), once per bar of 1h"),
         (("BTCUSD", "above", "98000", "--at-close", "--bar", "1d"), "above 98000, at the close of each bar of 1d"),
-        (("BTCUSD", "rsi", "above", "70", "--bar", "1d"), "BTCUSD rsi14 of 1d above 70"),
-        (("BTCUSD", "macd", "crosses", "0", "--bar", "1h"), "BTCUSD macd of 1h crosses 0 (either)"),
+        (("BTCUSD", "rsi", "above", "70", "--bar", "1d"), "BTCUSD rsi14 (1d) above 70"),
+        (("BTCUSD", "macd", "crosses", "0", "--bar", "1h"), "BTCUSD macd (1h) crosses 0 (either)"),
         (("BTCUSD", "mention"), "BTCUSD mention happens"),
     ],
 )
@@ -152,7 +152,7 @@ def test_the_words_of_a_rule_are_understood(call, words, described):
 
 def test_a_date_is_waited_for(call):
     readings.record([Reading("M123", "starts_at", Decimal(1_900_000_000), datetime.now(UTC), "x")], datetime.now(UTC))
-    assert "M123 starts_at within 30 min waits" in call("alerts", "add", "M123", "starts_at", "within", "30m").output
+    assert "waits (M123: 30 min before it starts)" in call("alerts", "add", "M123", "starts_at", "within", "30m").output
     assert "waits for the date" in " ".join(call("alerts", "list").output.split())
     readings.record([Reading("M123", "starts_at", Decimal("Infinity"), datetime.now(UTC), "x")], datetime.now(UTC))
     assert "off" in call("alerts", "list").output
@@ -238,7 +238,7 @@ def test_prices_are_listed_with_age_state_and_failure(call):
     assert (rows["BTCUSD"]["price"], rows["BTCUSD"]["state"]) == ("97000.50", "fresh")
     assert 0 <= rows["BTCUSD"]["age"] < 60
     shown = " ".join(call("prices", "list").output.split())
-    assert "97000.50" in shown
+    assert " 97000.5 " in shown
     assert "gold-api: no field price" in shown
 
 

@@ -43,10 +43,12 @@ def test_a_message_tells_price_rule_and_times_in_the_users_zone():
 def test_a_message_names_the_rule_in_words_and_of_an_event_no_number():
     percent = {"condition": "percent_up", "level": "1.5", "direction": None, "base": "24h", "frequency": "every",
                "cooldown": "7200.000000"}  # fmt: skip
-    data = {**DATA, "stream": "price/24h", "received_at": "2026-11-23T18:00:05+00:00", "touches": 3}
-    assert said({**data, "rule": {**DATA["rule"], **percent}}, kind="alert")[2:] == [
-        ("Known here", "6 h later"), ("Touched", "3 times since the last message"),
-        ("Alert 12", "BTCUSD percent_up 1.5 % since 24h, every time with 2 h between"),
+    data = {**DATA, "stream": "price/24h", "received_at": "2026-11-23T18:00:05+00:00", "touches": 3,
+            "value": "1.504321", "previous": None}  # fmt: skip
+    found = said({**data, "rule": {**DATA["rule"], **percent}}, kind="alert")
+    assert [found[0], *found[2:]] == [
+        ("Value", "1.5 % from binance"), ("Known here", "6 h later"), ("Touched", "3 times since the last message"),
+        ("Alert 12", "BTCUSD: up 1.5 % in 24h, every time with 2 h between"),
     ]  # fmt: skip
     mention = {"condition": "happens", "level": "0", "direction": None, "measure": "mention"}
     found = said({**DATA, "stream": "mention", "rule": {**DATA["rule"], **mention}}, kind="alert")
@@ -59,7 +61,7 @@ def test_a_message_about_a_date_tells_the_day_or_the_instant_in_the_users_zone()
                      "measure": "report_date"}}  # fmt: skip
     assert said(date, kind="alert", zone="America/New_York") == [
         ("Date", "16 Dec 2026"), ("From", "finnhub"), ("Known here", "23 Nov 2026 07:00:06 EST"),
-        ("Alert 12", "AAPL report_date within 7 d"),
+        ("Alert 12", "AAPL: 7 d before it reports"),
     ]  # fmt: skip
     match = {**date, "subject": "M1", "stream": "starts_at", "value": "1797379200"}
     assert said(match, kind="alert", zone="America/New_York")[0] == ("Date", "15 Dec 2026 19:00:00 EST")
@@ -107,6 +109,13 @@ def test_many_notifications_are_one_message_with_the_newest_first():
     assert made.title == f"{MOST_LINES + 5} alerts: S0, S3, S2 …"
     assert section.lines[0].value == f"later {MOST_LINES + 4}"
     assert (len(section.lines), section.more) == (MOST_LINES, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "many"), [("alert", "alerts"), ("news", "news"), ("match", "matches"), ("system", "messages")]
+)
+def test_many_notifications_are_counted_in_the_words_of_their_kind(kind, many):
+    assert together(news(kind=kind), [news(kind=kind)]).title == f"2 {many}"
 
 
 def test_a_line_break_in_any_text_makes_no_second_line():

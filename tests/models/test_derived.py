@@ -299,7 +299,7 @@ def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
         add(condition, level, NOW, "AAPL", type_=type_, measure_=measure)
     db.rows("update gauge set created_at = %s", NOW - HOUR)
     db.rows(
-        "insert into dividend (symbol, ex_on, amount, source, received_at) values ('AAPL', %s, 0.26, 't', %s)",
+        "insert into dividend (symbol, ex_on, amount, source, received_at) values ('AAPL', %s, 0.2600, 't', %s)",
         soon,
         NOW,
     )
@@ -307,5 +307,5 @@ def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
     assert build_readings(due_at=NOW)["written"] == 0
     assert check_alerts(due_at=datetime.now(UTC))["fired"] == 2
     titles = {title for (title,) in db.rows("select title from notification")}
-    assert f"AAPL: 0.26 a share, ex dividend on {soon} (dividend 0.26)" in titles
+    assert f"AAPL: 0.26 a share, ex dividend on {soon:%-d %b %Y}" in titles
     assert f"AAPL reports on {soon:%-d %b %Y}" in titles, "a day, at no hour"

@@ -47,7 +47,7 @@ def test_the_owners_of_alerts_on_a_silent_stream_are_told_once_and_their_alerts_
         ("BTCUSD", "stale", 2), ("EURUSD", "stale", 1), ("XAUUSD", None, 1),
     ]  # fmt: skip
     ((details,),) = db.rows("select data -> 'details' from notification")
-    assert [label for label, _ in details] == ["BTCUSD price", "EURUSD price"]
+    assert [label for label, _ in details] == ["BTCUSD", "EURUSD"]
     assert details[0][1]["at"].startswith(f"{NOW:%Y-%m-%dT%H:%M}")
     assert silences.settle(LATER) == (0, 0, 0), "once"
 
@@ -93,7 +93,7 @@ def test_a_value_that_never_came_is_missing():
     assert silences.settle(LATER) == (2, 0, 2)
     assert told() == [
         ("ann@example.com", "No fresh value of BTCUSD: one alert of yours waits"),
-        ("bob@example.com", "No fresh value of EURUSD rsi14@1d: one alert of yours waits"),
+        ("bob@example.com", "No fresh value of EURUSD rsi14 (1d): one alert of yours waits"),
     ]
     assert {silence for (silence,) in db.rows("select silence from alert")} == {"missing"}
 
@@ -130,7 +130,7 @@ def test_what_is_worked_out_of_a_silent_price_is_silent_too():
     create_alert(user_with("bob@example.com"), "EURUSD", rule, NOW, type_="technical", measure_="rsi14")
     readings.record([Reading("EURUSD", "rsi14@1d", Decimal(50), NOW, "candles")], NOW)
     assert silences.settle(LATER) == (1, 0, 1)
-    assert told() == [("bob@example.com", "No fresh value of EURUSD rsi14@1d: one alert of yours waits")]
+    assert told() == [("bob@example.com", "No fresh value of EURUSD rsi14 (1d): one alert of yours waits")]
     tick("EURUSD", LATER)
     assert silences.settle(LATER) == (0, 1, 0)
 
