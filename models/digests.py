@@ -123,18 +123,22 @@ def _day(digest: dict[str, Any]) -> date:
 
 Sections = Callable[[Sequence[int], datetime, datetime], dict[int, dict[str, Any]]]
 
-# What a user follows: whatever they have an alert on, watch or hold.
+# What a user follows: whatever they have an alert on, watch or hold. An alert that has fired for good counts once more.
 _FOLLOWED = """
   select user_id, subject as symbol from alert
-  where user_id = any(%s) and status in ('active', 'triggered', 'paused')
+  where user_id = any(%s) and (status in ('active', 'paused') or status = 'triggered' and last_triggered_at > %s)
   union select user_id, symbol from watchlist_item where user_id = any(%s) and active
   union select user_id, symbol from portfolio_item where user_id = any(%s) and quantity > 0
 """
 
 
+def _following(users: Sequence[int], since: datetime) -> list[Any]:
+    return [list(users), since, list(users), list(users)]
+
+
 def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int, dict[str, Any]]:
     """What the symbols did that a user follows, with a picture, those that moved most first; none without a price."""
-    followed = db.rows(_FOLLOWED, *[list(users)] * 3)
+    followed = db.rows(_FOLLOWED, *_following(users, since))
     series = _prices(sorted({symbol for _, symbol in followed}), since, until)
     lines: dict[int, list[tuple[Decimal, list[Any]]]] = {}
     for user, symbol in followed:
@@ -199,7 +203,7 @@ def coming(users: Sequence[int], since: datetime, until: datetime) -> dict[int, 
                  select symbol, ex_on, 'goes ex dividend of ' || trim_scale(amount)
                  from dividend where ex_on between %s and %s) e using (symbol)
            order by e.on_date, w.symbol""",
-        *[list(users)] * 3,
+        *_following(users, since),
         *[until.date(), until.date() + COMING] * 2,
     )
     parts: dict[int, dict[str, Any]] = {}

@@ -136,6 +136,23 @@ def test_the_symbols_that_a_user_follows_come_with_what_they_did_and_a_picture(d
     assert 90 in section["lines"][0][2]
 
 
+def test_an_alert_that_fired_once_and_for_good_keeps_its_symbol_in_one_digest(database):
+    ann = wants("ann")
+    for symbol, hours in (("BTCUSD", 3), ("XAUUSD", 30)):
+        for before in (20, 1):
+            at = NOON - timedelta(hours=before)
+            prices.record([Price(symbol, Decimal(300), at, "x")], {}, at)
+        db.rows(
+            """insert into alert (user_id, subject, condition, level, status, stream, target, trigger_count,
+                                  last_triggered_at)
+               values (%s, %s, 'above', 1, 'triggered', 'price', 1, 1, %s)""",
+            *(ann, symbol, NOON - timedelta(hours=hours)),
+        )
+    run()
+    ((*_, data),) = told()
+    assert [line[0] for line in data["sections"][0]["lines"]] == ["BTCUSD"]
+
+
 def test_a_symbol_without_a_price_since_the_last_digest_is_left_out(database):
     """A stock on a Sunday, say."""
     ann = wants("ann")
