@@ -122,7 +122,7 @@ def test_a_removed_alert_is_gone_from_the_list(call):
         (("BTCUSD", "above", "5", "--per-bar"), "once per bar of what bar"),
         (("BTCUSD", "down", "100%"), "never reached"),
         (("BTCUSD", "up", "5%", "--since", "yesterday"), "no base 'yesterday'"),
-        (("M123", "starts_at", "within", "soon"), "a duration above zero"),
+        (("M123", "starts_at", "within", "soon"), "a duration of at least a millisecond"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_the_reason_and_nothing_is_written(call, words, reason):
@@ -258,7 +258,7 @@ def test_an_instrument_is_followed_changed_and_dropped_with_an_audit_row_each(ca
     [
         (("A B",), "is not a symbol"),
         (("X'; drop table quote; --",), "is not a symbol"),
-        (("ETHUSD", "--max-age", "never"), "is not a duration above zero"),
+        (("ETHUSD", "--max-age", "never"), "is not a duration of at least a millisecond"),
         (("ETHUSD", "--tick-size", "NaN"), "is not above 0"),
         (("ETHUSD", "--kind", "magic"), "not one of"),
     ],
