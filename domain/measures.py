@@ -19,7 +19,7 @@ BARS = {
 }  # fmt: skip
 BASE = re.compile(r"creation|close|([1-9][0-9]{0,2})h")  # of a percentage: what it is counted from
 INDICATOR = re.compile(r"(?P<name>rsi|sma|ema|atr|bollinger)(?P<length>[1-9][0-9]{0,2})|macd")
-LONGEST = 400  # bars of an indicator
+LONGEST, WILDERS = 400, 200  # bars of an indicator; his averages, of RSI and ATR, remember twice as long
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ TYPES = {
                 replace(LINE, name="bollinger20", low=None, high=None, way_back=D("0.05"), decimals=2),
                 replace(LINE, name="macd", low=None, high=None),
             ),
-            "each closed bar; any length up to 400 bars",
+            "each closed bar; any length up to 400 bars, of rsi and atr up to 200",
         ),
         Type(
             "odds_change",
@@ -208,8 +208,10 @@ def indicator(name: str) -> Measure:
     which crosses 0 when the line crosses its signal.
     """
     found = INDICATOR.fullmatch(name)
-    if not found or not 2 <= int(found["length"] or 2) <= LONGEST:
-        raise ValueError(f"no indicator {name!r}: rsi14, sma200, ema20, atr14, bollinger20 (of 2 to 400 bars) or macd")
+    longest = WILDERS if found and found["name"] in ("rsi", "atr") else LONGEST
+    if not found or not 2 <= int(found["length"] or 2) <= longest:
+        known = "rsi14 or atr14 (of 2 to 200 bars), sma200, ema20 or bollinger20 (of 2 to 400), or macd"
+        raise ValueError(f"no indicator {name!r}: {known}")
     like = next(m for m in TYPES["technical"].measures if m.name.rstrip("0123456789") == (found["name"] or name))
     if found["name"] == "bollinger":
         reach = farthest(int(found["length"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from math import ceil, log, log1p
 from statistics import median
 from typing import NamedTuple
 
@@ -14,6 +15,14 @@ from domain.measures import INDICATOR
 
 DAYS = 20  # before it, whose median a volume is compared with
 FEWEST = 5
+LEFT_OVER = 1e-4  # the weight that what an average began with may still have
+
+
+class Need(NamedTuple):
+    """How many bars a measure has its first value from, and from how many on older ones change nothing to speak of."""
+
+    least: int
+    all: int
 
 
 class Bar(NamedTuple):
@@ -50,6 +59,32 @@ def line(name: str, bars: Sequence[Bar], zone: tzinfo | None = UTC) -> Line:
     if found["name"] == "rsi":
         return indicators.rsi(closes, length)
     return indicators.sma(closes, length) if found["name"] == "sma" else indicators.ema(closes, length)
+
+
+def need(name: str) -> Need:
+    """The bars that a measure is made of: `need("sma200")` is (200, 200), `need("ema200")` (200, 1121).
+
+    An average that never forgets begins with a mean of its first bars, where one over the whole history came from
+    elsewhere: of `ema200` what is left of the difference after 1122 bars is a ten-thousandth.
+    """
+    if name in ("volume", "volume_ratio"):
+        return Need(1, 1) if name == "volume" else Need(FEWEST + 1, DAYS + 1)
+    found = INDICATOR.fullmatch(name)
+    if not found:
+        raise ValueError(f"no indicator {name!r}")
+    if name == "macd":
+        return Need(26 + 8, 26 + _forgets(13.5) + 8 + _forgets(5))
+    length = int(found["length"])
+    if found["name"] in ("sma", "bollinger"):
+        return Need(length, length)
+    if found["name"] == "ema":
+        return Need(length, length + _forgets((length + 1) / 2))
+    return Need(length + 1, length + 1 + _forgets(length))
+
+
+def _forgets(inertia: float) -> int:
+    """After how many bars an average that each one moves by 1 / `inertia` has forgotten what it began with."""
+    return ceil(log(LEFT_OVER) / log1p(-1 / inertia))
 
 
 def _places(closes: Sequence[Decimal], bands: indicators.Bollinger) -> Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -28,38 +28,42 @@ def sync_daily_bars(market: str, due_at: datetime) -> dict[str, int]:
     """Fetch the daily bars of a market's stocks, with splits and dividends, as they were traded."""
     sessions.remember()
     last = calendar(market).closed(due_at).date
-    due = bars.without_bar(stocks.due("bars", due_at, market), last)
-    return _sync("bars", due, due_at, lambda symbol: clients.stocks.fetch_history(symbol, bars.since(symbol, last)))
+    due = bars.lacking(stocks.due("bars", due_at, market), last)
+    return _sync("bars", due, due_at, clients.stocks.fetch_history)
 
 
 @job(LOW, timeout=900)
 def sync_splits(market: str, due_at: datetime) -> dict[str, int]:
     """Fetch the latest splits of a market's stocks before it opens."""
     first = due_at.date() - SPLITS_BACK
-    due = stocks.due("splits", due_at, market)
-    return _sync("splits", due, due_at, lambda symbol: clients.stocks.fetch_splits(symbol, first))
+    due = dict.fromkeys(stocks.due("splits", due_at, market), first)
+    return _sync("splits", due, due_at, clients.stocks.fetch_splits)
 
 
 @job(LOW, timeout=900)
 def sync_dividends(due_at: datetime) -> dict[str, int]:
     """Fetch a year of dividends of every stock, once a week, with those to come where the source has them."""
     first = due_at.date() - DIVIDENDS_BACK
-    due = stocks.due("dividends", due_at - timedelta(days=6))
-    return _sync("dividends", due, due_at, lambda symbol: clients.stocks.fetch_dividends(symbol, first))
+    due = dict.fromkeys(stocks.due("dividends", due_at - timedelta(days=6)), first)
+    return _sync("dividends", due, due_at, clients.stocks.fetch_dividends)
 
 
-def _sync(what: str, due: Sequence[str], due_at: datetime, fetch: Callable[[str], History]) -> dict[str, int]:
-    """One symbol after the other, most wanted first; one that fails costs only itself."""
+def _sync(
+    what: str, due: Mapping[str, date], due_at: datetime, fetch: Callable[[str, date], History]
+) -> dict[str, int]:
+    """One symbol after the other, most wanted first, each from its day on; one that fails costs only itself."""
     counts = {"asked": 0, "bars": 0, "actions": 0, "doubted": 0, "failed": 0}
-    for symbol in batches(due):
+    for symbol, first in batches(due.items()):
         if affords(clients.stocks.SOURCES[what], "bars" if what == "bars" else "actions", due_at) == 0:
             break
-        said = answer(partial(fetch, symbol))
+        said = answer(partial(fetch, symbol, first))
         stocks.asked(what, [symbol], due_at)
         counts["asked"] += 1
         if isinstance(said, History):
             for name, count in keep(symbol, said, datetime.now(UTC)).items():
                 counts[name] += count
+            if what == "bars":
+                stocks.reached(symbol, first)
         else:
             with db.transaction():
                 stocks.renamed({symbol: said})

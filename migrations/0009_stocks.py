@@ -28,6 +28,7 @@ def up(migrator, db):
           ask_at timestamptz not null default '-infinity',  -- not asked for before
           asked_at timestamptz, bars_at timestamptz, fundamentals_at timestamptz, dividends_at timestamptz,
           splits_at timestamptz, looked_at timestamptz, checked_at timestamptz,  -- when each was last asked for
+          bars_from date,  -- since when a source was asked for its bars and answered, at the furthest
           known_at timestamptz, error text,
           renamed_to text collate "C", renamed_by text,  -- its name now, as a source says
           check ((renamed_to is null) = (renamed_by is null)),

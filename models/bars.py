@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime, timedelta
+from math import ceil
 from typing import Any
 
 from peewee import BigIntegerField, CompositeKey, DateField, DecimalField, TextField
@@ -12,11 +13,13 @@ import db
 from domain import stocks
 from domain.bad_ticks import Neighbours
 from domain.sessions import calendar
+from domain.technical import need
 from models import quarantine
 from models.fields import InstantField
 
 WEEKS_BACK = timedelta(days=30)
 AT_FIRST, CORRECTED = timedelta(days=380), timedelta(days=10)
+A_BAR = 1.6  # days of the calendar; of Bangkok, with the most holidays, 1.5
 
 
 class DailyBar(db.BaseModel):
@@ -200,10 +203,42 @@ def keep_actions(
     return {"splits": sorted({s for (s,) in split}), "dividends": sorted({s for (s,) in paid})}
 
 
-def since(symbol: str, last: date) -> date:
-    """From when on a symbol's bars are worth asking for: a year at first, then the days that a source may correct."""
-    ((latest,),) = db.rows("select max(date) from daily_bar where symbol = %s", symbol)
-    return latest - CORRECTED if latest else last - AT_FIRST
+def lacking(symbols: Collection[str], last: date) -> dict[str, date]:
+    """Those that have no bar of `last`, or fewer than alerts need, in the order given; from when on to ask for each.
+
+    That is a year at first, or as far back as is needed, then the days that a source may correct. However much is asked
+    for is one call; so is asking again each day for more than a young company has.
+    """
+    needed, found = _needed(symbols), {}
+    for symbol, count, latest in db.rows(
+        """select s.symbol, count(b.date), max(b.date) from unnest(%s::text[]) with ordinality as s(symbol, n)
+             left join daily_bar b using (symbol) group by s.symbol, s.n order by s.n""",
+        db.array(symbols),
+    ):
+        wanted = needed.get(symbol, 1)
+        if count < wanted:
+            found[symbol] = last - max(AT_FIRST, reach(wanted))
+        elif latest < last:
+            found[symbol] = latest - CORRECTED
+    return found
+
+
+def _needed(symbols: Collection[str]) -> dict[str, int]:
+    """How many days the indicators and volumes are made of that alerts ask for, by symbol."""
+    asked = db.rows(
+        """select subject, split_part(measure, '@', 1) from gauge
+           where subject = any(%s) and measure like '%%@1d' and measure <> 'price@1d'""",
+        list(symbols),
+    )
+    needed: dict[str, int] = {}
+    for symbol, name in asked:
+        needed[symbol] = max(need(name).all, needed.get(symbol, 1))
+    return needed
+
+
+def reach(count: int) -> timedelta:
+    """How far back so many bars of a stock reach, at least."""
+    return timedelta(days=ceil(count * A_BAR))
 
 
 def freshness(market: str, now: datetime) -> list[dict[str, Any]]:
@@ -218,11 +253,3 @@ def freshness(market: str, now: datetime) -> list[dict[str, Any]]:
             market,
         )
     ]  # fmt: skip
-
-
-def without_bar(symbols: Collection[str], day: date) -> list[str]:
-    """Those that have no bar of that day, in the order given."""
-    have = {
-        s for (s,) in db.rows("select symbol from daily_bar where date = %s and symbol = any(%s)", day, list(symbols))
-    }
-    return [symbol for symbol in symbols if symbol not in have]

@@ -13,14 +13,14 @@ from decimal import Decimal
 from itertools import takewhile
 
 import db
-from domain.measures import BARS as BAR_LENGTHS
-from domain.measures import MEASURES, Reading
+from domain.measures import MEASURES, Reading, of_stream
 from domain.sessions import calendar
 from domain.stocks import market_of
-from domain.technical import Bar, line
+from domain.technical import Bar, line, need
+from models import bars
 
 GRACE = timedelta(seconds=15)  # for the last values of a bar to reach us
-BARS = 500  # so many closes of a stream at once, after an outage, and so many bars make an indicator
+BARS = 500  # so many closes of a stream at once, after an outage, and so many bars at least are looked at
 SUBJECTS = 200  # so many bars of subjects are gone through at once
 VALUES = 1000  # so many changes of a stream at once
 MARKETS = {"fx": "FX", "metal": "FX"}  # where a day ends at 17:00 in New York; elsewhere at midnight UTC
@@ -104,11 +104,13 @@ def last_close(kind: str | None, now: datetime) -> datetime:
 
 def indicator_values(now: datetime) -> Iterator[Reading]:
     """The indicators and volumes of every bar that was closed since the one before it."""
-    for subject, width, kind, measures, since in db.rows(_BARS_DUE, now, SUBJECTS):
-        bars, zone = _bars(subject, width, kind, now), _zone(subject, width, kind)
-        for measure, last_at in zip(measures, since, strict=True):
-            values = line(measure.partition("@")[0], bars, zone) if bars else []
-            known = [(bar.ends_at, value) for bar, value in zip(bars, values, strict=True) if value is not None]
+    for subject, width, kind, measures, since in db.rows(_BARS_DUE, now, *_ready(), SUBJECTS):
+        names = [measure.partition("@")[0] for measure in measures]
+        found = _bars(subject, width, kind, now, max(BARS, *(need(name).all for name in names)))
+        zone = _zone(subject, width, kind)
+        for measure, name, last_at in zip(measures, names, since, strict=True):
+            values = line(name, found, zone)
+            known = [(bar.ends_at, value) for bar, value in zip(found, values, strict=True) if value is not None]
             for ends_at, value in known if last_at else known[-1:]:
                 if not last_at or ends_at > last_at:
                     yield Reading(subject, measure, Decimal(str(round(value, 8))), ends_at, "candles")
@@ -121,14 +123,48 @@ def _zone(subject: str, width: str, kind: str | None) -> tzinfo | None:
     return calendar(market_of(subject)).week.zone if kind == "stock" else UTC
 
 
-def _bars(subject: str, width: str, kind: str | None, now: datetime) -> list[Bar]:
+def _bars(subject: str, width: str, kind: str | None, now: datetime, count: int) -> list[Bar]:
     """The last closed bars in which something happened, oldest first; of a stock's days those that are adjusted."""
     if kind == "stock" and width == "1d":
-        found = db.rows(_DAYS, subject, now, BARS)
-    else:
-        spread = 5 if kind == "stock" else 1  # it trades for less than a fifth of the time
-        found = db.rows(_CANDLES, subject, width, now - spread * BARS * BAR_LENGTHS[width], now, subject)
-    return [Bar(*row) for row in found]
+        return [Bar(*row) for row in db.rows(_DAYS, subject, now, count)]
+    return [Bar(*row) for row in db.rows(_CANDLES, subject, width, count)]
+
+
+def _ready() -> tuple[str, str]:
+    """Which of the measures without a value can have one, their subjects and names: their bars are enough, or all.
+
+    All are, of a stock's days, those that a source was asked for since long enough; of others, those that we have made.
+    """
+    asked = db.rows("select subject, measure from gauge where happened_at is null and measure like '%%@%%'")
+    waiting = [(*key, need(key[1].partition("@")[0])) for key in asked if of_stream(key[1]).by_bar]
+    ready = waiting and db.rows(
+        _READY,
+        db.array(subject for subject, _, _ in waiting),
+        db.array(measure for _, measure, _ in waiting),
+        db.array(needed.least for _, _, needed in waiting),
+        db.array(needed.all for _, _, needed in waiting),
+        db.array(bars.reach(needed.all) for _, _, needed in waiting),
+    )
+    return db.array(subject for subject, *_ in ready), db.array(measure for _, measure, *_ in ready)
+
+
+_READY = """
+select n.subject, n.measure
+from unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::interval[]) as n(subject, measure, least, enough, reach)
+     join instrument i on i.symbol = n.subject
+     cross join lateral (select split_part(n.measure, '@', 2) as bar) m
+     cross join lateral (
+       select count(*) as count, max(date) as last from (
+         select date from daily_bar b
+         where i.kind = 'stock' and m.bar = '1d' and b.symbol = n.subject order by b.date desc limit n.enough) b
+       union all
+       select count(*), null from (
+         select from candle c
+         where (i.kind <> 'stock' or m.bar <> '1d') and c.symbol = n.subject and c."interval" = m.bar
+         limit n.enough) c) t
+where t.count >= n.enough or t.count >= n.least and (t.last is null or exists (
+  select from stock s where s.symbol = n.subject and s.bars_from <= (t.last - n.reach)::date))
+"""
 
 
 _NAMED = """gauge g cross join lateral (select split_part(g.measure, '@', 1) collate "C" as name,
@@ -157,20 +193,29 @@ with asked as materialized (
     where a.kind = 'stock' and a.bar = '1d' and b.symbol = a.subject order by b.date desc limit 1) c
 )
 select subject, bar, kind, array_agg(measure order by measure), array_agg(happened_at order by measure)
-from ended where ended_at > coalesce(happened_at, '-infinity') and ended_at <= %s
+from ended where ended_at <= %s and case when happened_at is null
+  then (subject, measure) in (select * from unnest(%s::text[], %s::text[])) else ended_at > happened_at end
 group by subject, bar, kind order by min(happened_at) nulls first limit %s
 """
 
 # In the shares of the last bar: a split is no fall of an average, and no bar of four times the volume.
 _CANDLES = """
-with line as materialized (
-  select *, max(starts_at) over () as last_at from candle_line(%s, %s, %s, %s) where closed and not synthetic
+with asked as materialized (
+  select a.*, f.built_until from (select %s::text as symbol, %s::text as width, %s as count) a join candle_feed f
+    on f.feed = case when exists (select from pair p where p.symbol = a.symbol) then 'trade' else 'tick' end
+), line as materialized (
+  select c.* from asked a cross join lateral (
+    select *, candle_end("interval", starts_at) as ends_at from candle c
+    where c.symbol = a.symbol and c."interval" = a.width and candle_end("interval", starts_at) <= a.built_until
+    order by c.starts_at desc limit a.count) c
+), newest as materialized (
+  select max(starts_at) as at from line
 )
 select l.ends_at, l.high / r.ratio, l.low / r.ratio, l.close / r.ratio, l.volume * r.ratio
-from line l cross join lateral (
+from line l, newest n cross join lateral (
   select product(s.ratio) as ratio from split s
-  where s.symbol = %s and s.date > (l.starts_at + interval '2 hours')::date
-    and s.date <= (l.last_at + interval '2 hours')::date) r
+  where s.symbol = l.symbol and s.date > (l.starts_at + interval '2 hours')::date
+    and s.date <= (n.at + interval '2 hours')::date) r
 order by l.ends_at
 """
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from peewee import IntegerField, TextField
+from peewee import DateField, IntegerField, TextField
 
 import db
 from domain.failures import Renamed, Unlisted
@@ -34,6 +34,7 @@ class Stock(db.BaseModel):
     ask_at = InstantField()
     asked_at = InstantField(null=True)
     bars_at = InstantField(null=True)
+    bars_from = DateField(null=True)  # since when a source was asked for its bars and answered, at the furthest
     fundamentals_at = InstantField(null=True)
     dividends_at = InstantField(null=True)
     splits_at = InstantField(null=True)
@@ -127,6 +128,11 @@ def due(what: str, before: datetime, market: str | None = None) -> list[str]:
 def asked(what: str, symbols: Collection[str], at: datetime) -> None:
     """Note that these were asked for `what` (prices: `asked`), whatever the answer: others have their turn before."""
     db.rows(f"update stock set {what}_at = %s where symbol = any(%s)", at, sorted(symbols))
+
+
+def reached(symbol: str, first: date) -> None:
+    """Note that a source has answered for its bars from that day on, however many it had."""
+    db.rows("update stock set bars_from = least(bars_from, %s) where symbol = %s", first, symbol)
 
 
 def known(symbols: Collection[str], at: datetime) -> None:

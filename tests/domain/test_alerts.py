@@ -152,7 +152,7 @@ def test_measures_are_found_by_name_and_lengths_of_indicators_are_free():
     assert [of_name(name)[1].name for name in ("price", "rsi", "sma50", "starts_at")] == [
         "price", "rsi14", "sma50", "starts_at",
     ]  # fmt: skip
-    for wrong in ("rsi1", "sma401", "sma", "obv", "rsi014", "macd9", "sma1\u0664"):
+    for wrong in ("rsi1", "sma401", "rsi201", "atr201", "sma", "obv", "rsi014", "macd9", "sma1\u0664"):
         with pytest.raises(ValueError, match="no indicator"):
             measure("technical", wrong)
     with pytest.raises(ValueError, match="no type 'magic'"):

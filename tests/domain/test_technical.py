@@ -10,7 +10,7 @@ import pytest
 
 from domain import indicators
 from domain.measures import indicator
-from domain.technical import Bar, line, volume_ratios
+from domain.technical import Bar, line, need, volume_ratios
 
 START = datetime(2026, 11, 2, 14, 30, tzinfo=UTC)
 
@@ -30,6 +30,16 @@ def test_a_value_is_made_of_its_bar_and_those_before_it_alone(name):
     assert len(whole) == 200
     assert whole[-1] is not None
     assert line(name, path[:150]) == whole[:150]
+
+
+@pytest.mark.parametrize(
+    "name", ["sma9", "bollinger9", "ema9", "rsi9", "atr9", "macd", "ema200", "rsi100", "volume_ratio"]
+)
+def test_so_many_bars_as_are_needed_give_the_value_of_the_whole_history_and_fewer_than_the_least_give_none(name):
+    path, needed = bars(1400), need(name)
+    assert line(name, path[-needed.all :], None)[-1] == pytest.approx(line(name, path, None)[-1], rel=1e-4)
+    known = [value is not None for value in line(name, path[: needed.least], None)]
+    assert known == [False] * (needed.least - 1) + [True]
 
 
 def test_names_lead_to_the_indicators():

@@ -24,7 +24,7 @@ from domain.failures import Rejected, Unavailable, Unlisted
 from domain.sessions import Calendar, calendar, regular_sessions, set_calendars
 from domain.stocks import Bar, Dividend, History, Split
 from jobs.bars import find_gaps, sync_daily_bars, sync_dividends, sync_splits
-from models import bars, sessions, stocks
+from models import bars, readings, sessions, stocks
 
 DATA = config.ROOT.parent / "shared/data/stocks/lean_daily_raw"
 NOW = datetime.now(UTC)
@@ -100,6 +100,27 @@ def test_a_new_stock_gets_a_year_of_bars_and_afterwards_the_days_that_may_be_cor
     db.rows("delete from daily_bar where date = %s", LAST)
     assert sync_daily_bars("XNYS", due_at=NOW + timedelta(minutes=1))["bars"] == 1
     assert [(LAST - first).days > 300 for _, first in source.asked] == [True, False]
+
+
+def test_as_many_bars_are_fetched_as_alerts_need_also_of_a_stock_that_has_a_year_of_them(source):
+    follow("AAPL", "ARM")
+    source |= {"AAPL": walk("AAPL", 700), "ARM": walk("ARM", 30)}
+    sync_daily_bars("XNYS", due_at=NOW)
+    readings.ask_for([("AAPL", "sma400@1d"), ("AAPL", "price@1d"), ("ARM", "rsi14@1d"), ("AAPL", "rsi200@1h")])
+    source.asked.clear()
+    counts = sync_daily_bars("XNYS", due_at=NOW + timedelta(minutes=1))
+    assert [(symbol, (LAST - first).days) for symbol, first in source.asked] == [("AAPL", 640), ("ARM", 380)]
+    assert counts["bars"] > 150
+    assert len(stored("AAPL")) > 400
+    assert sync_daily_bars("XNYS", due_at=NOW + timedelta(minutes=2))["asked"] == 1, "of ARM there are no more yet"
+    assert dict(db.rows("select symbol, %s - bars_from from stock", LAST)) == {"AAPL": 640, "ARM": 380}
+
+
+def test_a_source_that_fails_has_not_said_what_there_is(source):
+    follow("AAPL")
+    source["AAPL"] = Unavailable("yahoo: 503")
+    sync_daily_bars("XNYS", due_at=NOW)
+    assert db.rows("select bars_from from stock") == [(None,)]
 
 
 def test_stocks_of_other_markets_and_a_day_that_is_not_over_are_left_alone(source):

@@ -6,11 +6,12 @@ from decimal import Decimal
 import pytest
 
 import db
+from domain import indicators
 from domain.alerts import Rule
 from domain.prices import Price
 from domain.sessions import regular_sessions
 from jobs.alerts import build_readings, check_alerts, prune_readings
-from models import alerts, derived, notifications, partitions, prices, readings
+from models import alerts, derived, notifications, partitions, prices, readings, stocks
 from models.alerts import create_alert, remove_alert, user_with
 from tests.exchange import open_market
 
@@ -283,6 +284,39 @@ def test_the_volume_of_a_stocks_day_has_a_measure_also_after_the_clocks_were_cha
     ask("volume_ratio@1d", "AAPL")
     found = derived.indicator_values(datetime(2026, 11, 3, tzinfo=UTC))
     assert made(found) == [("volume_ratio@1d", D("2.5"), datetime(2026, 11, 2, 21, tzinfo=UTC))]
+
+
+FRIDAY = date(2026, 11, 20)
+SATURDAY = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def test_an_indicator_of_a_stocks_days_is_made_of_as_many_as_it_takes():
+    days(1200, FRIDAY)
+    ask("ema200@1d", "AAPL")
+    (found,) = derived.indicator_values(SATURDAY)
+    whole = indicators.ema([100 + n for n in range(1, 1201)], 200)
+    assert float(found.value) == pytest.approx(whole[-1], rel=1e-4), "of 500 days it would be another"
+
+
+def test_an_indicator_of_too_few_days_has_no_value_until_a_source_was_asked_for_all_of_them(monkeypatch):
+    days(60, FRIDAY), days(60, FRIDAY, "MSFT")
+    ask("ema20@1d", "AAPL"), ask("sma61@1d", "AAPL"), ask("sma20@1d", "MSFT")
+    stocks.reached("AAPL", FRIDAY - timedelta(days=100))
+    monkeypatch.setattr(derived, "SUBJECTS", 1)
+    assert [reading.measure for reading in derived.indicator_values(SATURDAY)] == ["sma20@1d"], "no other is in its way"
+    monkeypatch.undo()
+    stocks.reached("AAPL", FRIDAY - timedelta(days=181))
+    found = {reading.measure for reading in derived.indicator_values(SATURDAY)}
+    assert found == {"ema20@1d", "sma20@1d"}, "it is a young company"
+
+
+def test_bars_are_counted_however_long_nothing_was_traded_between_them():
+    stock()
+    for n in range(30):
+        candle("AAPL", TOP - timedelta(days=200 * (n < 20), hours=30 - n), 100 + n)
+    db.rows("update candle_feed set built_until = %s where feed = 'tick'", NOW)
+    ask("sma30@1h", "AAPL")
+    assert [reading.value for reading in derived.indicator_values(NOW)] == [D("114.5")]
 
 
 def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
