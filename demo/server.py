@@ -209,7 +209,7 @@ def _chains(chains: Chains, body: bytes) -> Response:
     now = time.time()
     try:
         chains.act(now=now, **json.loads(body)) if body else None
-    except (ValueError, TypeError, KeyError) as wrong:
+    except (ValueError, TypeError) as wrong:
         return Response({"error": str(wrong)}, 422)
     return Response(chains.shown(now))
 

@@ -301,7 +301,9 @@ class Chains(dict[str, Chain]):
         }
 
     def act(self, chain: str, now: float, reorg: int = 0, drop: bool = False, user: int = 0, units: str = "0") -> None:
-        """On demand: replace the newest blocks, or let a user be paid. Raises KeyError for another chain."""
+        """On demand: replace the newest blocks, or let a user be paid. Raises ValueError for another chain."""
+        if chain not in self:
+            raise ValueError(f"no chain {chain!r}: one of {', '.join(self)}")
         self._ask(chain, now, reorg=reorg, drop=drop, user=user, units=int(units))
 
     def _ask(self, name: str, now: float, **what: Any) -> None:

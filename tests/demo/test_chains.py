@@ -3,6 +3,7 @@
 import json
 import os
 from itertools import pairwise
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -100,3 +101,6 @@ def test_the_app_opens_its_exchange_by_the_contract_and_twice_is_once(monkeypatc
         body = json.dumps({"chain": "ethereum", "reorg": 2, "user": 1, "units": "5"}).encode()
         with urlopen(Request(f"{demo.url}/control/chains", body)) as answer:
             assert json.load(answer)["ethereum"]["head"] > FIRST
+        with pytest.raises(HTTPError) as refused:
+            urlopen(Request(f"{demo.url}/control/chains", b'{"chain": "etherium", "reorg": 2}'))
+        assert "no chain 'etherium': one of ethereum, bitcoin, solana" in refused.value.read().decode()
