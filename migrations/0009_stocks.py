@@ -98,6 +98,19 @@ def up(migrator, db):
           primary key (symbol, date, found_at)
         );
         create unique index bar_gap_open on bar_gap (symbol, date) where healed_at is null;
+
+        -- The last session of a stock that had opened by then, and the day of the one before it, however long ago.
+        create function session_at(of text, at timestamptz)
+        returns table (date date, opens_at timestamptz, before_on date)
+        language sql stable parallel safe as $$
+          select k.date, k.opens_at, (
+            select b.date from market_session b where b.market = k.market and b.date < k.date and b.opens_at is not null
+            order by b.date desc limit 1)
+          from stock s cross join lateral (
+            select * from market_session k where k.market = s.market and k.opens_at <= at and k.date <= at::date + 1
+            order by k.date desc limit 1) k
+          where s.symbol = of
+        $$;
         """
     )
     db.execute_sql(ADJUSTED)

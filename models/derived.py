@@ -17,6 +17,7 @@ from domain.measures import MEASURES, Reading, of_stream
 from domain.sessions import calendar
 from domain.stocks import market_of
 from domain.technical import Bar, line, need
+from domain.watches import MOMENT
 from models import bars
 
 GRACE = timedelta(seconds=15)  # for the last values of a bar to reach us
@@ -55,22 +56,27 @@ where m.bar is not null and m.name = any(%s::text[])
 def changes(now: datetime) -> list[Reading]:
     """By how many percent each value that came since is another than that of its base, if there is one so old."""
     asked = db.rows(
-        """select g.subject, g.measure, i.kind from gauge g left join instrument i on i.symbol = g.subject
-           where g.measure like '%%/%%'"""
+        """select g.subject, g.measure, i.kind, s.opens_at
+           from gauge g left join instrument i on i.symbol = g.subject left join session_at(g.subject, %s) s on true
+           where g.measure like '%%/%%'""",
+        now,
     )
     found = db.rows(
         _CHANGES,
-        db.array(subject for subject, _, _ in asked),
-        db.array(measure for _, measure, _ in asked),
-        db.array(last_close(kind, now) if measure.endswith("/close") else None for _, measure, kind in asked),
+        db.array(subject for subject, *_ in asked),
+        db.array(measure for _, measure, *_ in asked),
+        db.array(
+            (opened_at - MOMENT if opened_at else last_close(kind, now)) if measure.endswith("/close") else None
+            for _, measure, kind, opened_at in asked
+        ),
         VALUES,
     )
     return [Reading(*row) for row in found]
 
 
-# A split between the two is no change: what was before it is counted in today's shares.
+# A split between the two is no change: what was before it is counted in the shares of the value's day.
 _CHANGES = """
-select a.subject, a.measure, round((v.value * r.ratio / b.value - 1) * 100, 6), v.happened_at, v.source
+select a.subject, a.measure, round((v.value / b.value - 1) * 100, 6), v.happened_at, v.source
 from unnest(%s::text[], %s::text[], %s::timestamptz[]) as a(subject, measure, closed_at)
      join gauge g on g.subject = a.subject and g.measure = a.measure
      cross join lateral (select split_part(a.measure, '/', 1) collate "C" as name,
@@ -81,23 +87,14 @@ from unnest(%s::text[], %s::text[], %s::timestamptz[]) as a(subject, measure, cl
          and s.happened_at > greatest(coalesce(g.happened_at, g.created_at), a.closed_at)
          and s.received_at > greatest(coalesce(g.happened_at, g.created_at), a.closed_at)
        order by s.happened_at limit %s) v
-     cross join lateral (
-       select s.value, s.happened_at from stream s
-       where s.subject = a.subject and s.stream = m.name
-         and s.happened_at <= coalesce(a.closed_at, v.happened_at - m.ago)
-         and s.happened_at > coalesce(a.closed_at, v.happened_at - m.ago) - interval '5 days'
-         and s.received_at > coalesce(a.closed_at, v.happened_at - m.ago) - interval '5 days'
-       order by s.happened_at desc limit 1) b
-     cross join lateral (
-       select product(s.ratio) as ratio from split s
-       where s.symbol = a.subject and s.date > (b.happened_at + interval '2 hours')::date
-         and s.date <= (v.happened_at + interval '2 hours')::date) r
+     cross join value_at(a.subject, m.name, coalesce(a.closed_at, v.happened_at - m.ago),
+                         (v.happened_at + interval '2 hours')::date) b
 order by a.subject, a.measure, v.happened_at
 """
 
 
 def last_close(kind: str | None, now: datetime) -> datetime:
-    """When the last session of a kind of instrument ended: what a change since the close counts from."""
+    """When the last day of what trades round the clock ended: what a change since the close counts from."""
     sessions = calendar(MARKETS.get(kind or "", "CRYPTO")).sessions(now - timedelta(days=14))
     return max(session.closes_at for session in takewhile(lambda session: session.closes_at <= now, sessions))
 

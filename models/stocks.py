@@ -202,12 +202,20 @@ def stocks(now: datetime) -> list[dict[str, Any]]:
     return db.maps(
         f"""select w.symbol, w.market, w.want, w.held, s.state, s.refused, s.ask_at, s.error, s.asked_at, s.known_at,
                    s.renamed_to, s.renamed_by,
-                   k.last, k.change, k.percent, k.open, k.high, k.low, k.previous_close, k.volume, k.bid, k.ask,
+                   k.last, k.last - c.previous_close as change,
+                   round((k.last / c.previous_close - 1) * 100, 4) as percent,
+                   k.open, k.high, k.low, c.previous_close, k.volume, k.bid, k.ask,
                    k.market_cap, k.currency, k.source, k.happened_at, k.received_at, t.now - k.happened_at as age,
                    case when q.stale_at <= t.now then 'stale' else q.state end as price_state,
                    (select max(date) from daily_bar b where b.symbol = w.symbol) as last_bar_on
             from ({_WANT}) w join stock s using (symbol) join quote q using (symbol)
-                 left join stock_quote k using (symbol), cast(%s as timestamptz) as t(now)
+                 left join stock_quote k using (symbol)
+                 left join lateral (
+                   select b.value from session_at(w.symbol, k.happened_at) s
+                     cross join value_at(w.symbol, 'price', s.opens_at - interval '1 us', s.date) b) b on true
+                 cross join lateral (
+                   select coalesce(trim_scale(round(b.value, 8)), k.previous_close) as previous_close) c,
+                 cast(%s as timestamptz) as t(now)
             order by w.want desc, w.symbol""",
         now,
     )

@@ -244,6 +244,34 @@ def test_a_change_over_a_split_is_counted_in_todays_shares():
     assert made(derived.changes(NOW)) == [("price/24h", D(10), NOW)]
 
 
+def test_a_stocks_change_since_the_close_is_that_of_its_list_however_long_the_holiday():
+    """Of its last tick if nobody knows better, of what its source tells, and of the official close before all."""
+    stock("7203.T")
+    db.rows("insert into stock (symbol, market) values ('7203.T', 'XTKS')")
+    last, first = datetime(2027, 4, 28, tzinfo=UTC), datetime(2027, 5, 6, tzinfo=UTC)
+    for opens_at in (last, first, first + timedelta(days=1)):
+        db.rows(
+            """insert into market_session (market, date, opens_at, closes_at, source)
+               values ('XTKS', %s, %s, %s, 'tests')""",
+            *(opens_at.date(), opens_at, opens_at + 6.5 * HOUR),
+        )
+    at = first + timedelta(seconds=20)
+    tick(last + 4 * HOUR, 5000, "7203.T"), tick(at, 2700, "7203.T")
+    ask("price/close", "7203.T", since=last), ask("price/24h", "7203.T", since=first)
+    db.rows("insert into split values ('7203.T', %s, 2, 'tests', %s)", first.date(), last)
+    assert made(derived.changes(at)) == [("price/24h", D(8), at), ("price/close", D(8), at)]
+    db.rows(
+        """insert into stock_quote (symbol, last, previous_close, source, happened_at, received_at)
+           values ('7203.T', 2700, 3600, 'tests', %s, %s)""",
+        *(at, at),
+    )
+    assert made(derived.changes(at)) == [("price/24h", D(-25), at), ("price/close", D(-25), at)]
+    db.rows("insert into daily_bar values ('7203.T', %s, 1, 1, 1, 6000, 1, 'tests', %s)", last.date(), last)
+    assert made(derived.changes(at)) == [("price/24h", D(-10), at), ("price/close", D(-10), at)]
+    assert made(derived.changes(first + 20 * HOUR)) == made(derived.changes(at)), "it is the day's change all night"
+    assert [row["percent"] for row in stocks.stocks(at)] == [D(-10)]
+
+
 def test_indicators_within_the_day_count_what_was_before_a_split_in_the_shares_after_it():
     stock()
     day = (NOW - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)  # of the split
