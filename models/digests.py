@@ -156,21 +156,15 @@ def watched(users: Sequence[int], since: datetime, until: datetime) -> dict[int,
 def _prices(symbols: Sequence[str], since: datetime, until: datetime) -> dict[str, list[Decimal]]:
     """The price of each symbol at the ends of equal parts of the span, where it was known, in today's shares.
 
+    Of a stock whose market was closed then it is the official close, which alerts count from, too.
     Of those that had a price within the span: a closed market has nothing to tell.
     """
     found = db.rows(
-        """select s.symbol, array_agg(p.price / r.ratio order by h.at)
+        """select s.symbol, array_agg(p.value order by h.at)
            from unnest(%s::text[]) as s(symbol)
              cross join generate_series(%s::timestamptz, %s::timestamptz, %s::interval) as h(at)
-             cross join lateral (
-               select t.price, t.happened_at from tick t
-               where t.symbol = s.symbol and t.happened_at <= h.at
-                 and t.received_at > h.at - interval '4 days' and t.received_at < h.at + interval '1 hour'
-               order by t.happened_at desc limit 1) p
-             cross join lateral (
-               select product(x.ratio) as ratio from split x
-               where x.symbol = s.symbol and x.date > (p.happened_at + interval '2 hours')::date
-                 and x.date <= (cast(%s as timestamptz) + interval '2 hours')::date) r
+             cross join value_at(s.symbol, 'price', h.at, (cast(%s as timestamptz) + interval '2 hours')::date,
+                                 h.at + interval '1 hour') p
            group by s.symbol having max(p.happened_at) > %s""",
         *(db.array(symbols), since, until, (until - since) // POINTS, until, since),
     )

@@ -11,7 +11,7 @@ from domain.alerts import Rule
 from domain.prices import Price
 from domain.sessions import regular_sessions
 from jobs.alerts import build_readings, check_alerts, prune_readings
-from models import alerts, derived, notifications, partitions, prices, readings, stocks
+from models import alerts, derived, digests, notifications, partitions, prices, readings, stocks
 from models.alerts import create_alert, remove_alert, user_with
 from tests.exchange import open_market
 
@@ -244,7 +244,7 @@ def test_a_change_over_a_split_is_counted_in_todays_shares():
     assert made(derived.changes(NOW)) == [("price/24h", D(10), NOW)]
 
 
-def test_a_stocks_change_since_the_close_is_that_of_its_list_however_long_the_holiday():
+def test_a_stocks_change_since_the_close_is_that_of_its_list_and_its_digest_however_long_the_holiday():
     """Of its last tick if nobody knows better, of what its source tells, and of the official close before all."""
     stock("7203.T")
     db.rows("insert into stock (symbol, market) values ('7203.T', 'XTKS')")
@@ -270,6 +270,10 @@ def test_a_stocks_change_since_the_close_is_that_of_its_list_however_long_the_ho
     assert made(derived.changes(at)) == [("price/24h", D(-10), at), ("price/close", D(-10), at)]
     assert made(derived.changes(first + 20 * HOUR)) == made(derived.changes(at)), "it is the day's change all night"
     assert [row["percent"] for row in stocks.stocks(at)] == [D(-10)]
+    day = ["7203.T"], first - 12 * HOUR, first + 12 * HOUR
+    assert digests._prices(*day)["7203.T"][:: digests.POINTS] == [3000, 2700]
+    db.rows("insert into daily_bar values ('7203.T', %s, 1, 1, 1, 2710, 1, 'tests', %s)", first.date(), at)
+    assert digests._prices(*day)["7203.T"][:: digests.POINTS] == [3000, 2710], "its close is official, too"
 
 
 def test_indicators_within_the_day_count_what_was_before_a_split_in_the_shares_after_it():
