@@ -106,8 +106,9 @@ def indicator_values(now: datetime) -> Iterator[Reading]:
         found = _bars(subject, width, kind, now, max(BARS, *(need(name).all for name in names)))
         zone = _zone(subject, width, kind)
         for measure, name, last_at in zip(measures, names, since, strict=True):
-            values = line(name, found, zone)
-            known = [(bar.ends_at, value) for bar, value in zip(found, values, strict=True) if value is not None]
+            path = _same_times(subject, width, zone, last_at) if zone and name == "volume_ratio" else found
+            values = line(name, path, zone)
+            known = [(bar.ends_at, value) for bar, value in zip(path, values, strict=True) if value is not None]
             for ends_at, value in known if last_at else known[-1:]:
                 if not last_at or ends_at > last_at:
                     yield Reading(subject, measure, Decimal(str(round(value, 8))), ends_at, "candles")
@@ -125,6 +126,12 @@ def _bars(subject: str, width: str, kind: str | None, now: datetime, count: int)
     if kind == "stock" and width == "1d":
         return [Bar(*row) for row in db.rows(_DAYS, subject, now, count)]
     return [Bar(*row) for row in db.rows(_CANDLES, subject, width, count)]
+
+
+def _same_times(subject: str, width: str, zone: tzinfo, last_at: datetime | None) -> list[Bar]:
+    """The bars that were closed since `last_at`, or the last one, and those of the same times in the weeks before."""
+    found = db.rows(_SAME_TIMES, subject, width, str(zone), last_at, BARS if last_at else 1)
+    return [Bar(*row) for row in found]
 
 
 def _ready() -> tuple[str, str]:
@@ -214,6 +221,27 @@ from line l, newest n cross join lateral (
   where s.symbol = l.symbol and s.date > (l.starts_at + interval '2 hours')::date
     and s.date <= (n.at + interval '2 hours')::date) r
 order by l.ends_at
+"""
+
+_SAME_TIMES = """
+with asked as materialized (
+  select a.*, f.built_until from (
+    select %s::text as symbol, %s::text as width, %s::text as zone, %s::timestamptz as last_at, %s as count) a
+  join candle_feed f
+    on f.feed = case when exists (select from pair p where p.symbol = a.symbol) then 'trade' else 'tick' end
+), due as materialized (
+  select a.*, c.starts_at from asked a cross join lateral (
+    select starts_at from candle c
+    where c.symbol = a.symbol and c."interval" = a.width and candle_end("interval", starts_at) <= a.built_until
+      and candle_end("interval", starts_at) > coalesce(a.last_at, '-infinity')
+    order by c.starts_at desc limit a.count) c
+), times as (
+  select distinct symbol, width, (starts_at at time zone zone - n * interval '1 day') at time zone zone as starts_at
+  from due, generate_series(0, 42) n
+)
+select candle_end(c."interval", c.starts_at) as ends_at, c.high, c.low, c.close, c.volume
+from times t join candle c on c.symbol = t.symbol and c."interval" = t.width and c.starts_at = t.starts_at
+order by ends_at
 """
 
 _DAYS = f"""

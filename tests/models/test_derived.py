@@ -8,6 +8,7 @@ import pytest
 import db
 from domain import indicators
 from domain.alerts import Rule
+from domain.measures import BARS
 from domain.prices import Price
 from domain.sessions import regular_sessions
 from jobs.alerts import build_readings, check_alerts, prune_readings
@@ -136,12 +137,12 @@ def test_readings_are_dropped_by_age():
     partitions.make_ahead("reading", 1)
 
 
-def candle(symbol: str, ends_at: datetime, close: float, volume: float = 0) -> None:
+def candle(symbol: str, ends_at: datetime, close: float, volume: float = 0, width: str = "1h") -> None:
     db.rows(
         """insert into candle (symbol, "interval", starts_at, open, high, low, close, volume, quote_volume, trades,
                                known_at, last_at)
-           values (%s, '1h', %s, %s, %s, %s, %s, %s, 0, 1, %s, %s)""",
-        *(symbol, ends_at - HOUR, close, close + 1, close - 1, close, volume, ends_at, ends_at),
+           values (%s, %s, %s, %s, %s, %s, %s, %s, 0, 1, %s, %s)""",
+        *(symbol, width, ends_at - BARS[width], close, close + 1, close - 1, close, volume, ends_at, ends_at),
     )
 
 
@@ -349,6 +350,21 @@ def test_bars_are_counted_however_long_nothing_was_traded_between_them():
     db.rows("update candle_feed set built_until = %s where feed = 'tick'", NOW)
     ask("sma30@1h", "AAPL")
     assert [reading.value for reading in derived.indicator_values(NOW)] == [D("114.5")]
+
+
+def test_the_volume_of_a_minute_is_compared_with_the_same_minute_of_the_days_before(monkeypatch):
+    monkeypatch.setattr(derived, "BARS", 21)  # as few as 500 minutes are of twenty days
+    for n in range(30):
+        candle("BTCUSD", TOP - timedelta(days=n), 100, 10 * n or 210, width="1m")
+        candle("BTCUSD", TOP - timedelta(days=n, minutes=1), 100, 1000, width="1m")
+    db.rows("update candle_feed set built_until = %s where feed = 'tick'", NOW)
+    ask("volume_ratio@1m")
+    found = list(derived.indicator_values(NOW))
+    assert made(found) == [("volume_ratio@1m", D(2), TOP)]
+    readings.record(found, NOW)
+    candle("BTCUSD", TOP + timedelta(minutes=1), 100, 10, width="1m")
+    db.rows("update candle_feed set built_until = %s where feed = 'tick'", TOP + timedelta(minutes=1))
+    assert made(derived.indicator_values(TOP + timedelta(minutes=1))) == [], "no other day had a trade then"
 
 
 def test_reports_and_dividends_of_stocks_are_dates_to_wait_for():
