@@ -17,6 +17,7 @@ from domain.figures import figure, times
 from domain.measures import BARS, MEASURES, TYPES, of_name
 from domain.spans import span
 from models import alerts as store
+from models import derived
 
 COLUMNS = {
     "id": "id", "user": "user", "rule": "alert", "value": "now", "status": "status", "trigger_count": "fired",
@@ -86,7 +87,7 @@ def add(
                     one_user_or_new(who), asked.subject, rule, now, type_=type_ or asked.type, measure_=asked.measure,
                     expires_at=now + expires if expires else None,
                 )  # fmt: skip
-            (row,) = store.alerts(now, alert_id=made.id)
+            (row,) = listed(now, alert_id=made.id)
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from wrong
     except LookupError as unknown:
@@ -140,9 +141,15 @@ def list_(user: str | None, as_json: bool) -> None:
     with db.database.connection_context():
         if user and not store.users_named(user):
             raise nobody(user)
-        rows = store.alerts(datetime.now(UTC), email=user)
+        rows = listed(datetime.now(UTC), email=user)
     shown = rows if as_json else [{**row, "rule": describe(row), "value": valued(row), **_look(row)} for row in rows]
     show("Alerts", COLUMNS, shown, as_json=as_json)
+
+
+def listed(now: datetime, **which: Any) -> list[dict[str, Any]]:
+    """Alerts, each with the `bars` that are there and needed where its measure has no value yet for want of them."""
+    short = derived.waiting()
+    return [{**row, "bars": short.get((row["subject"], row["stream"]))} for row in store.alerts(now, **which)]
 
 
 @alerts.command()
@@ -261,7 +268,8 @@ def _near(row: dict[str, Any]) -> dict[str, str]:
 def valued(row: dict[str, Any]) -> str:
     """`97012.5 (3.1 s old)`; in capitals what is wrong with it."""
     if row["value"] is None:
-        return "MISSING" if row["state"] != "unfollowed" else "NOT FOLLOWED"
+        missing = f"MISSING: {row['bars']}" if row["bars"] else "MISSING"
+        return missing if row["state"] != "unfollowed" else "NOT FOLLOWED"
     is_date = row["measure"] in MEASURES and MEASURES[row["measure"]].kind == "date"
     if is_date and not row["value"].is_finite():
         return "off"

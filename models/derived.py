@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from itertools import takewhile
+from typing import Any
 
 import db
 from domain.measures import MEASURES, Reading, of_stream
@@ -139,35 +140,46 @@ def _ready() -> tuple[str, str]:
 
     All are, of a stock's days, those that a source was asked for since long enough; of others, those that we have made.
     """
+    ready = [(subject, measure) for subject, measure, is_ready, *_ in _first_bars() if is_ready]
+    return db.array(subject for subject, _ in ready), db.array(measure for _, measure in ready)
+
+
+def waiting() -> dict[tuple[str, str], str]:
+    """What each measure without a value waits for: `{("AAPL", "ema200@1d"): "262 of 1122 bars"}`."""
+    found = {(subject, measure): counts for subject, measure, is_ready, *counts in _first_bars() if not is_ready}
+    return {key: f"{count} of {wanted} bars" for key, (count, wanted) in found.items()}
+
+
+def _first_bars() -> list[tuple[Any, ...]]:
+    """Of each measure of bars without a value: whether it can have one, how many bars there are, and of how many."""
     asked = db.rows("select subject, measure from gauge where happened_at is null and measure like '%%@%%'")
-    waiting = [(*key, need(key[1].partition("@")[0])) for key in asked if of_stream(key[1]).by_bar]
-    ready = waiting and db.rows(
-        _READY,
-        db.array(subject for subject, _, _ in waiting),
-        db.array(measure for _, measure, _ in waiting),
-        db.array(needed.least for _, _, needed in waiting),
-        db.array(needed.all for _, _, needed in waiting),
-        db.array(bars.reach(needed.all) for _, _, needed in waiting),
+    keys = [(subject, measure) for subject, measure in asked if of_stream(measure).by_bar]
+    needs = [need(measure.partition("@")[0]) for _, measure in keys]
+    return keys and db.rows(
+        _FIRST_BARS,
+        db.array(subject for subject, _ in keys),
+        db.array(measure for _, measure in keys),
+        db.array(each.least for each in needs),
+        db.array(each.all for each in needs),
+        db.array(bars.reach(each.all) for each in needs),
     )
-    return db.array(subject for subject, *_ in ready), db.array(measure for _, measure, *_ in ready)
 
 
-_READY = """
-select n.subject, n.measure
+_FIRST_BARS = """
+select n.subject, n.measure,
+       t.count >= n.enough or t.count >= n.least and (not m.by_day or exists (
+         select from stock s where s.symbol = n.subject and s.bars_from <= (t.last - n.reach)::date)),
+       t.count, case when m.by_day then n.enough else n.least end
 from unnest(%s::text[], %s::text[], %s::int[], %s::int[], %s::interval[]) as n(subject, measure, least, enough, reach)
      join instrument i on i.symbol = n.subject
-     cross join lateral (select split_part(n.measure, '@', 2) as bar) m
+     cross join lateral (
+       select split_part(n.measure, '@', 2) as bar, i.kind = 'stock' and n.measure like '%%@1d' as by_day) m
      cross join lateral (
        select count(*) as count, max(date) as last from (
-         select date from daily_bar b
-         where i.kind = 'stock' and m.bar = '1d' and b.symbol = n.subject order by b.date desc limit n.enough) b
-       union all
-       select count(*), null from (
-         select from candle c
-         where (i.kind <> 'stock' or m.bar <> '1d') and c.symbol = n.subject and c."interval" = m.bar
-         limit n.enough) c) t
-where t.count >= n.enough or t.count >= n.least and (t.last is null or exists (
-  select from stock s where s.symbol = n.subject and s.bars_from <= (t.last - n.reach)::date))
+         (select date from daily_bar b where m.by_day and b.symbol = n.subject order by b.date desc limit n.enough)
+         union all
+         (select null from candle c where not m.by_day and c.symbol = n.subject and c."interval" = m.bar limit n.enough)
+       ) b) t
 """
 
 

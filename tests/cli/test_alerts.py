@@ -74,9 +74,14 @@ def test_the_list_says_what_is_wrong_with_a_price(call):
     prices.record([], {"BTCUSD": Rejected("binance: no field price")}, datetime.now(UTC))
     call("alerts", "add", "BTCUSD", "above", "90000")
     call("alerts", "add", "EURUSD", "above", "1.2")
+    assert (
+        "it is MISSING: 0 of 400 bars now"
+        in call("alerts", "add", "EURUSD", "sma400", "above", "1", "--bar", "1d").output
+    )
     shown = " ".join(call("alerts", "list").output.split())
     assert "old, STALE)" in shown
     assert "MISSING" in shown
+    assert [row["bars"] for row in json.loads(call("alerts", "list", "--json").output)] == ["0 of 400 bars", None, None]
     assert "waits for the level" in shown
 
 

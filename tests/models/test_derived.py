@@ -335,12 +335,14 @@ def test_an_indicator_of_too_few_days_has_no_value_until_a_source_was_asked_for_
     days(60, FRIDAY), days(60, FRIDAY, "MSFT")
     ask("ema20@1d", "AAPL"), ask("sma61@1d", "AAPL"), ask("sma20@1d", "MSFT")
     stocks.reached("AAPL", FRIDAY - timedelta(days=100))
+    assert derived.waiting()["AAPL", "ema20@1d"] == "60 of 113 bars"
     monkeypatch.setattr(derived, "SUBJECTS", 1)
     assert [reading.measure for reading in derived.indicator_values(SATURDAY)] == ["sma20@1d"], "no other is in its way"
     monkeypatch.undo()
     stocks.reached("AAPL", FRIDAY - timedelta(days=181))
     found = {reading.measure for reading in derived.indicator_values(SATURDAY)}
     assert found == {"ema20@1d", "sma20@1d"}, "it is a young company"
+    assert derived.waiting() == {("AAPL", "sma61@1d"): "60 of 61 bars"}
 
 
 def test_bars_are_counted_however_long_nothing_was_traded_between_them():
