@@ -14,7 +14,7 @@ from cli.arguments import DURATION, EMAIL, ID, nobody, number, one_user_or_new
 from cli.output import json_option, show, when
 from domain.alerts import DIRECTIONS, PERCENT, Rule, describe, fires_again
 from domain.figures import figure, times
-from domain.measures import BARS, MEASURES, TYPES, of_name
+from domain.measures import BARS, MEASURES, TYPES, change_in, of_name
 from domain.spans import span
 from models import alerts as store
 from models import derived
@@ -217,7 +217,9 @@ def explain(trigger_id: int, as_json: bool) -> None:
     if row is None:
         raise click.ClickException(f"no trigger {trigger_id}: see `nightdesk notifications why USER`")
     try:
-        again = fires_again(row["rule"], row["waited"], row["value"], row["happened_at"])
+        change = change_in(row["stream"], row["about"])
+        value = change.percent if change else row["value"]
+        again = fires_again(row["rule"], row["waited"], value, row["happened_at"])
         verdict = "the same: it fires" if again else "DIFFERENT: it does not fire"
     except ValueError as other_version:
         again, verdict = False, str(other_version)
@@ -246,10 +248,12 @@ def _reached(row: dict[str, Any]) -> dict[str, str]:
     waited = row["waited"]
     since = f", by values later than {waited['since']}" if waited.get("since") else ", by the value when it was made"
     arrow = {"up": "at or above", "down": "at or below"}.get(waited["direction"], "within")
+    change = change_in(row["stream"], row["about"])
     band = f" (and by at most {2 * Decimal(waited['band'])} more)" if Decimal(waited["band"]) else ""
     return {
         "waited for": f"{row['subject']} {row['stream']} {arrow} {waited['level']}{band}{since}",
         "value": f"{row['value']:f}" + (f", before it {row['previous']:f}" if row["previous"] is not None else ""),
+        **({"worked out of": f"{change.value:f}, from {change.base:f} of {when(change.base_at)}"} if change else {}),
         "happened": f"{when(row['happened_at'])}, says {row['source']}",
         "received": f"{when(row['received_at'])}, {span(row['received_at'] - row['happened_at'])} later",
     }

@@ -19,6 +19,7 @@ BARS = {
 }  # fmt: skip
 BASE = re.compile(r"creation|close|([1-9][0-9]{0,2})h")  # of a percentage: what it is counted from
 INDICATOR = re.compile(r"(?P<name>rsi|sma|ema|atr|bollinger)(?P<length>[1-9][0-9]{0,2})|macd")
+AGAINST = re.compile(r"([0-9.]+) against ([0-9.]+) of ([0-9].+)")  # the words of a change: models/derived.py
 LONGEST, WILDERS = 400, 200  # bars of an indicator; his averages, of RSI and ATR, remember twice as long
 
 
@@ -61,7 +62,7 @@ class Type:
 
 @dataclass(frozen=True)
 class Reading:
-    """One value of a measure of a subject: when it was so, who says it and, of an event, what it is in words.
+    """One value of a measure of a subject: when it was so, who says it and, of an event or a change, what it is of.
 
     A date is in seconds since 1970, infinity for one that is off. `measure` is the name of a stream.
     """
@@ -236,6 +237,30 @@ def closes_of(measure_: str, bar: str) -> str:
 def change_of(measure_: str, base: str) -> str:
     """The stream of a measure's change, in percent of what it was: `price/24h`, `price/close`."""
     return f"{measure_}/{base}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a change was worked out of: a value, and the one from which it counts."""
+
+    value: Decimal
+    base: Decimal
+    base_at: datetime
+
+    @property
+    def percent(self) -> Decimal:
+        """By how many percent the value is another."""
+        return round((self.value / self.base - 1) * 100, 6)
+
+
+def change_in(stream: str, about: str | None) -> Change | None:
+    """What a change was worked out of, from the words of its reading; None in those of anything else.
+
+    >>> change_in("price/close", "94 against 100 of 2026-11-25 21:00:00+00").percent
+    Decimal('-6.000000')
+    """
+    found = AGAINST.fullmatch(about or "") if "/" in stream else None
+    return Change(D(found[1]), D(found[2]), datetime.fromisoformat(found[3])) if found else None
 
 
 def of_stream(stream: str) -> Measure:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from domain.alerts import describe, kept
 from domain.figures import figure, times
+from domain.measures import Change, change_in
 from domain.spans import whole
 
 LONGEST_TEXT = 500  # characters of one title, label or value
@@ -127,12 +128,23 @@ def of_value(data: Mapping[str, Any], is_event: bool) -> list[tuple[str, Any]]:
     delay = datetime.fromisoformat(data["received_at"]) - datetime.fromisoformat(data["happened_at"])
     now, before = (each and figure(Decimal(each), data["stream"]) for each in (data["value"], data["previous"]))
     value = f"{now} from {data['source']}" + (f", before it {before}" if before else "")
+    change = change_in(data["stream"], data.get("about"))
     touched = [("Touched", f"{times(data['touches'])} since the last message")] if data["touches"] else []
     return [
         ("From", data["source"]) if is_event else ("Price" if data["stream"] == "price" else "Value", value),
+        *(of_change(change, data["stream"]) if change else ()),
         ("Time", {"at": data["happened_at"]}),
         ("Known here", f"{whole(delay)} later"),
         *touched,
+    ]
+
+
+def of_change(change: Change, stream: str) -> list[tuple[str, Any]]:
+    """What a change was worked out of."""
+    name = "Price" if stream.startswith("price/") else "Now"
+    return [
+        (name, f"{figure(change.value)}, from {figure(change.base)}"),
+        ("Counted from", {"at": change.base_at.isoformat()}),
     ]
 
 

@@ -21,7 +21,7 @@ def up(migrator, db):
           happened_at timestamptz not null, received_at timestamptz not null,
           value numeric not null check (value > -1e15 and value < 1e15 or value = 'infinity'),  -- dates: since 1970
           previous numeric, source text not null,
-          about text check (length(about) <= 300),  -- of an event: what it is, in words
+          about text check (length(about) <= 300),  -- of an event or a change: what it is of
           changed boolean not null, fresh boolean not null,
           id bigint generated always as identity, xid xid8 not null default pg_current_xact_id(),
           primary key (subject, measure, happened_at, received_at)

@@ -101,7 +101,7 @@ class AlertTrigger(db.BaseModel):
     happened_at = InstantField()
     received_at = InstantField()
     source = TextField()
-    about = TextField(null=True)
+    about = TextField(null=True)  # of an event what it is; of a change `485.045 against 486.771 of` and an instant
     touches = IntegerField()
     rule = BinaryJSONField(index=False)
     waited = BinaryJSONField(index=False)

@@ -77,7 +77,8 @@ def changes(now: datetime) -> list[Reading]:
 
 # A split between the two is no change: what was before it is counted in the shares of the value's day.
 _CHANGES = """
-select a.subject, a.measure, round((v.value / b.value - 1) * 100, 6), v.happened_at, v.source
+select a.subject, a.measure, round((v.value / b.value - 1) * 100, 6), v.happened_at, v.source,
+       trim_scale(v.value) || ' against ' || trim_scale(b.value) || ' of ' || b.happened_at
 from unnest(%s::text[], %s::text[], %s::timestamptz[]) as a(subject, measure, closed_at)
      join gauge g on g.subject = a.subject and g.measure = a.measure
      cross join lateral (select split_part(a.measure, '/', 1) collate "C" as name,

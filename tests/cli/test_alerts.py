@@ -186,6 +186,19 @@ def test_a_firing_is_explained_and_decided_again(call):
     assert "no trigger 0" in call("alerts", "explain", "0", code=1).output
 
 
+def test_a_change_is_decided_again_from_the_price_and_its_base(call):
+    now = datetime.now(UTC)
+    about = "94 against 100 of 2026-11-25 21:00:00+00"
+    readings.record([Reading("BTCUSD", "price/close", Decimal(-6), now, "binance", about)], now)
+    call("alerts", "add", "BTCUSD", "down", "5%", "--since", "close")
+    ((number,),) = db.rows("select id from alert_trigger")
+    said = " ".join(call("alerts", "explain", str(number)).output.split())
+    assert "worked out of 94, from 100 of 2026-11-25 21:00:00" in said
+    assert "the same: it fires" in said
+    db.rows("update alert_trigger set about = replace(about, '94', '96')")
+    assert "DIFFERENT" in call("alerts", "explain", str(number), code=1).output
+
+
 def test_a_date_that_is_near_is_explained_in_dates(call):
     now = datetime.now(UTC).replace(microsecond=0)
     starts_at, told_at = now + timedelta(minutes=90), now - timedelta(days=3)

@@ -44,10 +44,13 @@ def test_a_message_names_the_rule_in_words_and_of_an_event_no_number():
     percent = {"condition": "percent_up", "level": "1.5", "direction": None, "base": "24h", "frequency": "every",
                "cooldown": "7200.000000"}  # fmt: skip
     data = {**DATA, "stream": "price/24h", "received_at": "2026-11-23T18:00:05+00:00", "touches": 3,
-            "value": "1.504321", "previous": None}  # fmt: skip
+            "value": "1.504321", "previous": None,
+            "about": "101.504321 against 100 of 2026-11-22 12:00:00+00"}  # fmt: skip
     found = said({**data, "rule": {**DATA["rule"], **percent}}, kind="alert")
-    assert [found[0], *found[2:]] == [
-        ("Value", "1.5 % from binance"), ("Known here", "6 h later"), ("Touched", "3 times since the last message"),
+    assert [*found[:3], *found[4:]] == [
+        ("Value", "1.5 % from binance"), ("Price", "101.504321, from 100"),
+        ("Counted from", "22 Nov 2026 12:00:00 UTC"), ("Known here", "6 h later"),
+        ("Touched", "3 times since the last message"),
         ("Alert 12", "BTCUSD: up 1.5 % in 24h, every time with 2 h between"),
     ]  # fmt: skip
     mention = {"condition": "happens", "level": "0", "direction": None, "measure": "mention"}

@@ -8,7 +8,7 @@ import pytest
 import db
 from domain import indicators
 from domain.alerts import Rule
-from domain.measures import BARS
+from domain.measures import BARS, Change, change_in
 from domain.prices import Price
 from domain.sessions import regular_sessions
 from jobs.alerts import build_readings, check_alerts, prune_readings
@@ -104,7 +104,9 @@ def test_an_alert_on_a_change_fires_from_tick_to_trigger():
     assert build_readings(due_at=NOW) == {"written": 3, "doubted": 0, "divided": 0}
     assert build_readings(due_at=NOW) == {"written": 0, "doubted": 0, "divided": 0}
     assert check_alerts(due_at=NOW)["fired"] == 1
-    assert db.rows("select value, happened_at from alert_trigger") == [(D(-6), NOW - timedelta(seconds=10))]
+    ((value, happened_at, about),) = db.rows("select value, happened_at, about from alert_trigger")
+    assert (value, happened_at) == (D(-6), NOW - timedelta(seconds=10))
+    assert change_in("price/1h", about) == Change(D(94), D(100), NOW - timedelta(hours=2))
     assert db.rows("select title from notification") == [("BTCUSD is down 6 % in 1h",)]
 
 
