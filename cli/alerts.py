@@ -17,7 +17,7 @@ from domain.figures import figure, times
 from domain.measures import BARS, MEASURES, TYPES, change_in, of_name
 from domain.spans import span
 from models import alerts as store
-from models import derived
+from models import derived, prices
 
 COLUMNS = {
     "id": "id", "user": "user", "rule": "alert", "value": "now", "status": "status", "trigger_count": "fired",
@@ -91,12 +91,19 @@ def add(
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from wrong
     except LookupError as unknown:
-        raise click.ClickException(str(unknown.args[0])) from unknown
+        raise click.ClickException(f"{unknown.args[0]}{_remedy(type_ or asked.type, asked.subject)}") from unknown
     if as_json:
         show("", {}, [{**row, "fired": made.fired}], as_json=True)
         return
     what = "fired at once" if made.fired else "waits"
     click.echo(f"alert {made.id} {what} ({describe(row)}); it is {valued(row)} now; {who} is told")
+
+
+def _remedy(type_: str, subject: str) -> str:
+    """What an operator can do where a subject is not followed."""
+    with db.database.connection_context():
+        is_followed = TYPES[type_].by_reading or prices.quotes(datetime.now(UTC), [subject])
+    return "" if is_followed else f": add it with `nightdesk prices add {subject}`"
 
 
 class Asked(NamedTuple):

@@ -14,8 +14,9 @@ from cli.output import json_option, show
 from domain.figures import figure
 from domain.prices import HIGHEST, KINDS, SYMBOL
 from domain.spans import span
+from domain.symbols import guess
 from models import prices as store
-from models import runs
+from models import runs, stocks
 
 COLUMNS = {
     "symbol": "symbol", "kind": "kind", "price": "price", "previous": "before", "age": "age", "state": "state",
@@ -57,8 +58,6 @@ def _row(row: dict[str, Any], now: datetime) -> dict[str, Any]:
 @who_option
 def add(symbol: str, kind: str | None, max_age: timedelta | None, tick_size: Decimal | None, who: str) -> None:
     """Follow an instrument, or change how it is followed."""
-    from clients.prices import guess
-
     symbol = symbol.upper()
     if not SYMBOL.fullmatch(symbol):
         raise click.UsageError(f"{symbol!r} is not a symbol: letters, digits and . _ : -, at most 24")
@@ -71,6 +70,8 @@ def add(symbol: str, kind: str | None, max_age: timedelta | None, tick_size: Dec
         chosen = kind or known or guess(symbol)
         settled = {"kind": chosen, "max_age": max_age and str(max_age), "tick_size": tick_size and str(tick_size)}
         new = store.add(symbol, chosen, max_age, tick_size)
+        if chosen == "stock":
+            stocks.follow([symbol])
         runs.audit(who, "prices add", symbol, None, settled)
     click.echo(f"{symbol} ({chosen}) is {'followed from now on' if new else 'changed'}")
 

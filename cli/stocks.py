@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,7 @@ from cli.arguments import ID, NUMBER, one_user_or_new, who_option
 from cli.output import json_option, show, when
 from domain.prices import SYMBOL
 from domain.stocks import Bar
+from domain.symbols import guess
 from models import bars, gaps, names, portfolios, prices, quarantine, runs, stock_quotes
 from models import stocks as store
 
@@ -72,6 +74,7 @@ def watch(symbols: tuple[str, ...], user: str | None, first: bool) -> None:
     with db.database.connection_context(), db.transaction():
         if first and portfolios.is_watched():
             return
+        _can_be_followed(wanted)
         portfolios.watch(one_user_or_new(user or config.settings.operator_email), wanted)
     click.echo(f"{', '.join(wanted)}: watched; prices come while the market is open, or with `nightdesk run`")
 
@@ -85,6 +88,8 @@ def hold(symbol: str, quantity: Decimal, user: str | None) -> None:
     if not (quantity.is_finite() and 0 <= quantity < 10**15):
         raise click.UsageError(f"a quantity of {quantity} is not 0 or above")
     with db.database.connection_context(), db.transaction():
+        if quantity:
+            _can_be_followed([_symbol(symbol)])
         portfolios.hold(one_user_or_new(user or config.settings.operator_email), _symbol(symbol), quantity)
     click.echo(f"{symbol.upper()}: {quantity} held")
 
@@ -94,6 +99,14 @@ def _symbol(text: str) -> str:
     if not SYMBOL.fullmatch(symbol):
         raise click.UsageError(f"{symbol!r} is not a symbol: letters, digits and . _ : -, at most 24")
     return symbol
+
+
+def _can_be_followed(symbols: Collection[str]) -> None:
+    followed = {quote["symbol"] for quote in prices.quotes(datetime.now(UTC), symbols)}
+    for symbol in symbols:
+        if symbol not in followed and guess(symbol) != "stock":
+            why = "is not followed, and no stock has such a symbol"
+            raise click.ClickException(f"{symbol} {why}: add it with `nightdesk prices add {symbol}`")
 
 
 @stocks.command()

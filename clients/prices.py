@@ -35,6 +35,7 @@ from clients.yahoo import fetch_prices as fetch_yahoo
 from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.prices import Price, allowed_age
 from domain.stocks import Quote, market_of, old_at
+from domain.symbols import FIAT, guess, pair
 
 Fetch: TypeAlias = Callable[[Sequence[str]], "tuple[list[Price], dict[str, Exception]]"]
 
@@ -51,13 +52,6 @@ FETCH_STOCKS: Mapping[str, Fetch] = {  # with the day's open, high, low and volu
     ALPHA_VANTAGE.name: alpha_vantage.fetch_quotes,
 }
 METALS = {"XAU": "GC=F", "XAG": "SI=F", "XPT": "PL=F", "XPD": "PA=F"}  # to Yahoo's futures
-# fmt: off
-FIAT = frozenset((
-    "AUD", "BRL", "CAD", "CHF", "CNY", "CZK", "DKK", "EUR", "GBP", "HKD", "HUF", "IDR", "ILS", "INR", "ISK", "JPY",
-    "KRW", "MXN", "MYR", "NOK", "NZD", "PHP", "PLN", "RON", "SEK", "SGD", "THB", "TRY", "USD", "ZAR",
-))
-# fmt: on
-QUOTES = ("FDUSD", "USDT", "USDC", "USD", "EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")  # of crypto pairs
 
 
 class NotItsTurn(Unavailable):
@@ -176,23 +170,8 @@ def chain(symbol: str, kind: str | None = None) -> list[Ask]:
     return [link for link in links if not link.provider.off]
 
 
-def guess(symbol: str) -> str:
-    """The kind of a symbol: BTCUSD is crypto, EURUSD fx, XAUUSD metal, AAPL stock."""
-    base, quote = symbol[:-3], symbol[-3:]
-    if base in METALS and quote in FIAT:
-        return "metal"
-    if base in FIAT and quote in FIAT:
-        return "fx"
-    return "crypto" if _pair(symbol) else "stock"
-
-
-def _pair(symbol: str) -> tuple[str, str] | None:
-    quote = next((q for q in QUOTES if symbol.endswith(q) and len(symbol) > len(q) + 1), None)
-    return (symbol.removesuffix(quote), quote) if quote else None
-
-
 def _crypto(symbol: str) -> list[Ask]:
-    base, quote = _pair(symbol) or (symbol, "USD")
+    base, quote = pair(symbol) or (symbol, "USD")
     links = [Ask(BINANCE, base + ("USDT" if quote == "USD" else quote))]
     return [*links, Ask(YAHOO, f"{base}-{quote}")] if quote in FIAT else links
 

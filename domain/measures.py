@@ -59,6 +59,11 @@ class Type:
     known: Literal["instrument", "stock", "volume", "reading"] = "instrument"
     alive: bool = True  # False: declared, its values come with a later area
 
+    @property
+    def by_reading(self) -> bool:
+        """Whether a subject is known by its readings, and not by being an instrument."""
+        return self.known == "reading" or not self.alive
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -8,13 +8,16 @@ from itertools import chain
 import config
 import events
 from domain.measures import believable
-from models import adoption, alerts, derived, partitions, readings, silences, triggers
+from models import adoption, alerts, derived, partitions, readings, silences, stocks, triggers
 from queues import CRITICAL, DEFAULT, LOW, batches, job
+
+JUST_NOW = timedelta(minutes=10)  # what is put on a watchlist or into a portfolio before is followed once markets open
 
 
 @job(CRITICAL, timeout=60)
 def check_alerts(due_at: datetime) -> dict[str, int]:
     """Fire the alerts that a value since the last check has reached, each with the first value that did it."""
+    stocks.adopt(since=due_at - JUST_NOW)
     adopted = adoption.adopt(due_at)
     values = turned = fired = paused = 0
     for batch in batches(chain(triggers.fire_reached(), triggers.fire_due(due_at))):

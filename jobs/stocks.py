@@ -30,7 +30,7 @@ FUNDAMENTALS_EVERY = timedelta(hours=20)
 def sync_stock_prices(market: str, due_at: datetime) -> dict[str, int]:
     """Fetch prices of a market's wanted stocks: each minute, each 15 s where users hold them, as budgets allow."""
     sessions.remember()
-    stocks.adopt(clients.prices.guess)
+    stocks.adopt()
     wanted, allotment = stocks.wanted(market, due_at), Allotment(market, due_at)
     sources = {link.provider.name: link.provider for w in wanted for link in clients.prices.chain(w.symbol, "stock")}
     due = turns(wanted, due_at, calls_of_day(sources.values(), due_at))

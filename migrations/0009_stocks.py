@@ -12,6 +12,7 @@ def up(migrator, db):
           primary key (user_id, symbol)
         );
         create index watchlist_item_symbol on watchlist_item (symbol) where active;
+        create index watchlist_item_new on watchlist_item (created_at);
         create table portfolio_item (
           user_id bigint not null references app_user,
           symbol text collate "C" not null check (symbol ~ '^[A-Z0-9][A-Z0-9._:-]{0,23}$'),
@@ -20,6 +21,7 @@ def up(migrator, db):
           primary key (user_id, symbol)
         );
         create index portfolio_item_symbol on portfolio_item (symbol) where quantity > 0;
+        create index portfolio_item_new on portfolio_item (created_at);
 
         create table stock (
           symbol text collate "C" primary key references instrument on delete cascade, market text not null,

@@ -11,8 +11,9 @@ import db
 from domain.alerts import Rule, aim, check, stream
 from domain.measures import TYPES, Measure, measure
 from domain.stocks import step_at
+from domain.symbols import guess
 from domain.watches import Aim, Watch, first_watch, true_at_once
-from models import readings, silences, triggers
+from models import readings, silences, stocks, triggers
 
 Values = dict[tuple[str, str], dict[str, Any]]
 
@@ -34,6 +35,7 @@ class _Wanted(NamedTuple):
     measure: Measure
     stream: str
     tick_size: Decimal | None
+    is_new: bool  # nobody has followed its subject before
 
 
 def adopt(now: datetime, limit: int = 5000, only: int | None = None) -> Adopted:
@@ -46,6 +48,7 @@ def adopt(now: datetime, limit: int = 5000, only: int | None = None) -> Adopted:
         if not new:
             return Adopted(0, 0, 0)
         wanted, refused = _sorted_out(new)
+        stocks.follow(sorted({alert.subject for alert in wanted if alert.is_new}))
         streams = sorted({(alert.subject, alert.stream) for alert in wanted})
         readings.ask_for([key for key in streams if key[1] != "price"])
         bases = {(alert.subject, alert.measure.name) for alert in wanted if alert.rule.base == "creation"}
@@ -69,10 +72,11 @@ def adopt(now: datetime, limit: int = 5000, only: int | None = None) -> Adopted:
 
 
 def _new(now: datetime, limit: int, only: int | None) -> list[dict[str, Any]]:
-    return db.maps(
+    rows = db.maps(
         """select a.id, a.type, a.subject, a.measure, a.condition, a.direction, a.level, a.base, a.frequency, a.bar,
                   a.cooldown, a.expires_at <= %s as is_over, i.kind, i.active,
                   coalesce(i.tick_size, p.tick_size) as tick_size, p.symbol is not null as is_traded,
+                  i.symbol is null and p.symbol is null as is_new,
                   exists (select from gauge g where g.subject = a.subject and g.measure = a.measure
                           and g.value is not null) as has_reading
            from alert a left join instrument i on i.symbol = a.subject left join pair p on p.symbol = a.subject
@@ -80,6 +84,8 @@ def _new(now: datetime, limit: int, only: int | None) -> list[dict[str, Any]]:
            order by a.id limit %s for update of a skip locked""",
         *(now, only, only, limit),
     )
+    stock = {"kind": "stock", "active": True}  # as which it is followed from now on
+    return [{**row, **stock} if row["is_new"] and guess(row["subject"]) == "stock" else row for row in rows]
 
 
 def _sorted_out(new: Sequence[dict[str, Any]]) -> tuple[list[_Wanted], list[tuple[int, str]]]:
@@ -93,7 +99,8 @@ def _sorted_out(new: Sequence[dict[str, Any]]) -> tuple[list[_Wanted], list[tupl
             if reason := _unknown(row):
                 raise ValueError(reason)
             size = _step(row, rule) if measured.name == "price" else None
-            wanted.append(_Wanted(row["id"], row["subject"], rule, measured, stream(rule, measured), size))
+            is_new = row["is_new"] and not TYPES[row["type"]].by_reading
+            wanted.append(_Wanted(row["id"], row["subject"], rule, measured, stream(rule, measured), size, is_new))
         except ValueError as wrong:
             refused.append((row["id"], str(wrong)))
     return wanted, refused
@@ -104,10 +111,12 @@ def _unknown(row: dict[str, Any]) -> str | None:
     subject, kind = row["subject"], TYPES[row["type"]]
     if row["is_over"]:
         return "it would end before it begins: its expiry is in the past"
-    if kind.known == "reading" or not kind.alive:
+    if kind.by_reading:
         return None if row["has_reading"] else f"there has been no {row['measure']} yet of {subject!r}"
+    if row["active"] is None:
+        return f"{subject} is not followed, and no stock has such a symbol"
     if not row["active"]:
-        return f"{subject} is not followed: add it with `nightdesk prices add {subject}`"
+        return f"{subject} is followed no longer"
     if kind.known == "stock" and row["kind"] != "stock":
         return f"{subject} is no stock but of kind {row['kind']}: use the type price"
     if kind.known == "volume" and not row["is_traded"]:

@@ -14,7 +14,7 @@ from models.fields import InstantField
 class WatchlistItem(db.BaseModel):
     """A symbol that a user watches: the app inserts it, and sets `active` false when the user does not any more.
 
-    A stock that nobody wanted before is followed a minute later, while its market is open.
+    A stock that nobody wanted before is followed from the next check of alerts on, two seconds later at most.
     """
 
     app_may = "select, insert (user_id, symbol, active), update (active)"

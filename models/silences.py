@@ -63,9 +63,11 @@ _NOTE = f"""
 with plain as materialized (
   select q.symbol as subject, 'price'::text collate "C" as stream, case when q.price is null then 'missing'
            else 'stale' end as state
-  from quote q join instrument i using (symbol), cast(%s as timestamptz) as t(due)
+  from quote q join instrument i using (symbol) left join stock s using (symbol), cast(%s as timestamptz) as t(due)
   where case when q.price is null then i.created_at
           else least(q.stale_at, case q.reason when 'rejected' then q.failing_since end) end <= t.due
+    and (q.price is not null or s.symbol is null or exists (
+      select from market_session m where m.market = s.market and m.opens_at <= t.due and m.closes_at > i.created_at))
   union all
   select g.subject, g.measure, 'stale' from gauge g where g.stale_at <= %s
 ), late as materialized (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from peewee import DateField, IntegerField, TextField
 import db
 from domain.failures import Renamed, Unlisted
 from domain.stocks import Quote, Wanted, ask_again_at, market_of
+from domain.symbols import guess
 from models import events, prices
 from models.fields import InstantField
 
@@ -46,27 +47,30 @@ class Stock(db.BaseModel):
     renamed_by = TextField(null=True)  # which one
 
 
-def adopt(guess: Callable[[str], str]) -> int:
-    """Follow the stocks that somebody wants and nobody did before; how many. `guess` says which kind a symbol is."""
+def adopt(since: datetime | None = None) -> None:
+    """Follow the stocks that users watch or hold and nobody followed before. `since`: those put there later alone."""
     wanted = db.rows(
-        """select symbol from (select symbol from watchlist_item where active
-                               union select symbol from portfolio_item where quantity > 0) w
-           where not exists (select from instrument i where i.symbol = w.symbol) order by symbol"""
+        """select symbol from (
+             select symbol from watchlist_item where active and created_at > cast(%s as timestamptz)
+             union select symbol from portfolio_item where quantity > 0 and created_at > cast(%s as timestamptz)) w
+           where not exists (select from instrument i where i.symbol = w.symbol) order by symbol""",
+        *[since or "-infinity"] * 2,
     )
-    new = [symbol for (symbol,) in wanted if guess(symbol) == "stock"][:AT_ONCE]
-    if new:
-        prices.follow(new, "stock")
-    listed = db.rows(
-        """select i.symbol from instrument i left join stock s using (symbol)
-           where i.kind = 'stock' and s.symbol is null order by i.symbol"""
-    )
-    symbols = [symbol for (symbol,) in listed]
+    follow([symbol for (symbol,) in wanted if guess(symbol) == "stock"][:AT_ONCE])
+
+
+def follow(symbols: Collection[str]) -> None:
+    """Follow stocks; one that was ever followed, and is so no longer, stays as it is."""
+    if not symbols:
+        return
+    prices.follow(symbols, "stock")
     db.rows(
-        "insert into stock (symbol, market) select * from unnest(%s::text[], %s::text[]) on conflict do nothing",
+        """insert into stock (symbol, market)
+           select n.* from unnest(%s::text[], %s::text[]) as n(symbol, market) join instrument i using (symbol)
+           where i.kind = 'stock' order by symbol on conflict do nothing""",
         db.array(symbols),
         db.array(map(market_of, symbols)),
     )
-    return len(new)
 
 
 MANY = 100  # alerts that wait in a direction: more say no more

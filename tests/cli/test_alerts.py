@@ -234,6 +234,17 @@ def test_the_operators_page_has_the_same_types():
 def test_a_symbol_that_is_not_followed_is_refused_with_what_to_do(call):
     assert "add it with `nightdesk prices add ETHUSD`" in call("alerts", "add", "ETHUSD", "above", "1", code=1).output
     assert db.rows("select count(*) from app_user") == [(0,)]
+    prices.retire("EURUSD")
+    assert "EURUSD is followed no longer: add it with" in call("alerts", "add", "EURUSD", "above", "1", code=1).output
+    assert call("alerts", "add", "M1", "starts_at", "within", "1h", code=1).output.endswith("yet of 'M1'\n")
+
+
+def test_a_stock_is_followed_from_the_first_alert_on_it_on(call):
+    assert "waits (TSLA above 1); it is MISSING now" in call("alerts", "add", "tsla", "above", "1").output
+    (row,) = json.loads(call("stocks", "list", "--json").output)
+    assert (row["symbol"], row["want"], row["state"]) == ("TSLA", 2, "new")
+    call("prices", "add", "MSFT")
+    assert len(json.loads(call("stocks", "list", "--json").output)) == 2
 
 
 def test_an_instrument_keeps_its_sources_until_others_are_asked_for(call):

@@ -14,7 +14,7 @@ from models.alerts import user_with
 def followed(database):
     """A stock that a source has under another name."""
     portfolios.watch(user_with("ann@example.com"), ["FB"])
-    stocks.adopt(lambda symbol: "stock")
+    stocks.adopt()
     stocks.renamed({"FB": Renamed("yahoo: symbol is 'META', not FB", "yahoo", "META")})
 
 

@@ -9,6 +9,7 @@ import pytest
 from clients import prices
 from domain.failures import Rejected, Unavailable
 from domain.prices import allowed_age
+from domain.symbols import guess
 
 SIX = ["XAUUSD", "XAGUSD", "EURUSD", "GBPUSD", "USDJPY", "BTCUSD"]
 
@@ -117,8 +118,12 @@ def test_nothing_is_asked_for_nothing(demo):
         ("XAUEUR", "metal", []),
         ("AAPL", "stock", ["yahoo AAPL"]),
         ("PTT.BK", "stock", ["yahoo PTT.BK"]),
+        ("BRK-B", "stock", ["yahoo BRK-B"]),
+        ("005930.KS", "stock", ["yahoo 005930.KS"]),
+        ("BTCUDS", "other", ["yahoo BTCUDS"]),
+        ("7203", "other", ["yahoo 7203"]),
     ],
 )
 def test_the_chain_of_a_symbol_follows_from_its_kind(symbol, kind, links):
-    assert prices.guess(symbol) == kind
+    assert guess(symbol) == kind
     assert [f"{link.provider.name} {link.symbol}" for link in prices.chain(symbol)] == links

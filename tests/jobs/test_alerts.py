@@ -11,7 +11,7 @@ import queues
 from domain.alerts import Rule
 from domain.prices import Price
 from jobs.alerts import check_alerts
-from models import prices, triggers
+from models import portfolios, prices, triggers
 from models.alerts import create_alert, user_with
 
 
@@ -43,6 +43,16 @@ def test_an_alert_that_was_reached_fires_and_the_web_is_nudged(database, redis):
     assert (listener.get_message(timeout=1) or {})["type"] == "message"
     listener.close()
     assert db.rows("select title from notification") == [("BTCUSD is at 98000, above 97500",)]
+
+
+def test_what_users_have_come_to_watch_and_hold_is_followed_at_once_at_whatever_hour(database, redis):
+    user = user_with("ann@example.com")
+    portfolios.watch(user, ["AAPL", "ETHUSD", "AMAZON"]), portfolios.hold(user, "PTT.BK", Decimal(1))
+    portfolios.watch(user, ["MSFT"])
+    db.rows("update watchlist_item set active = false where symbol = 'MSFT'")
+    for _ in range(2):
+        check_alerts(due_at=now())
+        assert db.rows("select symbol, market from stock order by 1") == [("AAPL", "XNYS"), ("PTT.BK", "XBKK")]
 
 
 def test_alerts_that_were_not_reached_are_left_alone(database, redis):

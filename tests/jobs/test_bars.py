@@ -64,10 +64,7 @@ def source(monkeypatch, database, redis):
 
 
 def follow(*symbols: str) -> None:
-    for symbol in symbols:
-        db.rows("insert into instrument (symbol, kind) values (%s, 'stock')", symbol)
-        db.rows("insert into quote (symbol) values (%s)", symbol)
-    stocks.adopt(lambda symbol: "stock")
+    stocks.follow(symbols)
 
 
 def days(count: int = 260, last: date = LAST) -> list[date]:
@@ -453,9 +450,12 @@ def test_watching_and_holding_from_a_shell_is_what_the_app_does(database, redis)
     call("hold", "MSFT", "2.5")
     call("hold", "MSFT", "-1", code=2)
     call("watch", "bad symbol", code=2)
-    assert db.rows("select symbol, active from watchlist_item order by 1") == [("AAPL", True), ("PTT.BK", True)]
+    for words in (("watch", "AMAZON"), ("hold", "AMAZON", "1")):
+        assert "no stock has such a symbol" in call(*words, code=1)
+    call("watch", "BTCUSD")  # what is followed can be watched, whatever it is
+    assert db.rows("select symbol from watchlist_item where active order by 1") == [("AAPL",), ("BTCUSD",), ("PTT.BK",)]
     assert db.rows("select symbol, quantity from portfolio_item") == [("MSFT", Decimal("2.5"))]
-    stocks.adopt(lambda symbol: "stock")
+    stocks.adopt()
     db.database.close()
     assert [row["symbol"] for row in json.loads(call("list", "--json"))] == ["MSFT", "AAPL", "PTT.BK"]
     assert "XBKK" in call("list")

@@ -22,11 +22,13 @@ from clients import gate
 from clients.allotment import left_of_day
 from clients.alpha_vantage import ALPHA_VANTAGE
 from clients.twelve_data import TWELVE_DATA
+from domain.alerts import Rule
 from domain.failures import Rejected, Renamed, Unavailable, Unlisted
 from domain.sessions import calendar, set_calendars
 from domain.stocks import Fundamentals, Quote, Report, market_of
 from jobs.stocks import sync_closing_prices, sync_earnings_calendar, sync_fundamentals, sync_stock_prices
 from models import names, portfolios, prices, sessions, stocks
+from models.alerts import create_alert
 
 OPEN = datetime(2026, 11, 25, 15, 0, tzinfo=UTC)  # ten in New York
 SECOND = timedelta(seconds=1)
@@ -182,7 +184,7 @@ def test_one_symbol_that_fails_costs_only_itself(sources, clock):
 
 
 def test_a_symbol_that_nobody_knows_is_told_once_and_asked_for_ever_more_rarely(sources, clock):
-    watch("GONE", user())
+    create_alert(user(), "GONE", Rule("above", Decimal(1)), OPEN)
     asked_after = []
     for minute in range(0, 60 * 24 * 3, 20):
         at = OPEN + timedelta(minutes=minute)
@@ -491,7 +493,7 @@ def test_the_look_after_the_close_waits_for_a_sources_minutes_and_leaves_the_day
     monkeypatch.setattr(clients.prices, "FETCH_STOCKS", {"yahoo": None, TWELVE_DATA.name: fetch_quotes})
     monkeypatch.setattr(queues, "rest", rest)
     portfolios.watch(user(), [f"S{n:02}" for n in range(40)])
-    stocks.adopt(clients.prices.guess)
+    stocks.adopt()
     spent = left_of_day(TWELVE_DATA, "closing", at) - 20
     db.rows("insert into provider_usage values (%s, 'day', %s, %s)", "twelve-data", at.date(), spent)
     assert close(at, clock) == {"asked": 20, "written": 20, "failed": 0, "doubted": 0, "left": 20}

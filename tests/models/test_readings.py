@@ -392,3 +392,37 @@ def test_of_the_apps_alerts_the_bad_ones_are_refused_with_the_reason_and_cost_th
         strict=True,
     ):
         assert words in reason
+
+
+def test_a_stock_that_an_alert_is_about_is_followed_if_the_alert_makes_sense():
+    from models.adoption import adopt
+
+    readings.record([Reading("NVDA", "mention", D(1), at(0), "t"), Reading("M1", "odds", D(2), at(0), "t")], at(0))
+    prices.add("OLD", "stock", None, None), prices.retire("OLD")
+    user = user_with("a@b.c")
+    for subject, level, type_, measure, condition in (
+        ("TSLA", 1, "price", "price", "above"),
+        ("PTT.BK", 3600, "earnings", "report_date", "within"),
+        ("GOOG", 0, "price", "price", "above"),
+        ("BTCUDS", 1, "price", "price", "above"),
+        ("ETHUSD", 1, "stock_price", "price", "above"),
+        ("OLD", 1, "price", "price", "above"),
+        ("NVDA", 0, "news", "mention", "happens"),
+        ("M1", 3, "odds_change", "odds", "above"),
+    ):
+        db.rows(
+            "insert into alert (user_id, subject, level, type, measure, condition) values (%s, %s, %s, %s, %s, %s)",
+            *(user, subject, level, type_, measure, condition),
+        )
+    assert adopt(at(0)) == (4, 4, 0)
+    assert db.rows("select symbol, market, state from stock order by 1") == [
+        ("PTT.BK", "XBKK", "new"), ("TSLA", "XNYS", "new"),
+    ]  # fmt: skip
+    assert db.rows("select symbol from quote where symbol in ('PTT.BK', 'TSLA', 'GOOG', 'NVDA', 'M1') order by 1") == [
+        ("PTT.BK",), ("TSLA",),
+    ]  # fmt: skip
+    assert db.rows("select subject, reason from alert where status = 'refused' and subject <> 'GOOG' order by id") == [
+        ("BTCUDS", "BTCUDS is not followed, and no stock has such a symbol"),
+        ("ETHUSD", "ETHUSD is not followed, and no stock has such a symbol"),
+        ("OLD", "OLD is followed no longer"),
+    ]

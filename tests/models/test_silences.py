@@ -98,6 +98,19 @@ def test_a_value_that_never_came_is_missing():
     assert {silence for (silence,) in db.rows("select silence from alert")} == {"missing"}
 
 
+def test_a_new_stock_is_not_missing_before_its_market_has_been_open():
+    add("TSLA"), add("PTT.BK")
+    db.rows("update instrument set created_at = %s", NOW)
+    db.rows(
+        """insert into market_session (market, date, opens_at, closes_at, source) values
+             ('XNYS', '2026-11-30', %s, %s, 'tests'), ('XBKK', '2026-11-27', %s, %s, 'tests')""",
+        *(NOW + timedelta(hours=40), NOW + timedelta(hours=46), NOW - timedelta(hours=9), NOW),
+    )
+    assert silences.settle(NOW + timedelta(hours=40)) == (0, 0, 0)
+    assert silences.settle(NOW + timedelta(hours=40, minutes=11)) == (1, 0, 1)
+    assert told() == [("ann@example.com", "No fresh value of TSLA: one alert of yours waits")]
+
+
 def test_what_has_no_value_yet_is_not_missing_while_its_price_comes():
     db.rows("insert into instrument (symbol, kind) values ('AAPL', 'stock')")
     db.rows("insert into quote (symbol) values ('AAPL')")
