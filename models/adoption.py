@@ -116,7 +116,7 @@ def _unknown(row: dict[str, Any]) -> str | None:
     if row["active"] is None:
         return f"{subject} is not followed, and no stock has such a symbol"
     if not row["active"]:
-        return f"{subject} is followed no longer"
+        return f"{subject} is not followed any more"
     if kind.known == "stock" and row["kind"] != "stock":
         return f"{subject} is no stock but of kind {row['kind']}: use the type price"
     if kind.known == "volume" and not row["is_traded"]:

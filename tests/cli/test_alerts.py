@@ -235,7 +235,7 @@ def test_a_symbol_that_is_not_followed_is_refused_with_what_to_do(call):
     assert "add it with `nightdesk prices add ETHUSD`" in call("alerts", "add", "ETHUSD", "above", "1", code=1).output
     assert db.rows("select count(*) from app_user") == [(0,)]
     prices.retire("EURUSD")
-    assert "EURUSD is followed no longer: add it with" in call("alerts", "add", "EURUSD", "above", "1", code=1).output
+    assert "EURUSD is not followed any more: add it" in call("alerts", "add", "EURUSD", "above", "1", code=1).output
     assert call("alerts", "add", "M1", "starts_at", "within", "1h", code=1).output.endswith("yet of 'M1'\n")
 
 

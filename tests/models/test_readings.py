@@ -424,5 +424,5 @@ def test_a_stock_that_an_alert_is_about_is_followed_if_the_alert_makes_sense():
     assert db.rows("select subject, reason from alert where status = 'refused' and subject <> 'GOOG' order by id") == [
         ("BTCUDS", "BTCUDS is not followed, and no stock has such a symbol"),
         ("ETHUSD", "ETHUSD is not followed, and no stock has such a symbol"),
-        ("OLD", "OLD is followed no longer"),
+        ("OLD", "OLD is not followed any more"),
     ]
