@@ -78,7 +78,9 @@ def end(run_id, execution, outcome="ok", queue="default", limits="", **more):
 def work(redis, worker="w", **options):
     """Let a work-horse run all that waits, in this process, and write the history."""
     beat(redis, worker)
-    Horse(worker, QUEUES, Board(), **{"burst": True, "max_jobs": None, **options}).work()
+    horse = Horse(worker, QUEUES, Board(), **{"burst": True, "max_jobs": None, **options})
+    horse.work()
+    redis.connection_pool.release(horse.line.connection)  # taken for good, and a process has a hundred
 
 
 def rows(run_id=None):
