@@ -12,7 +12,9 @@ import pytest
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     import queues
+    from engine import outages
 
+    outages._began.clear()  # one that goes on is not told again
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     state, should_yield = random.getstate(), queues.should_yield

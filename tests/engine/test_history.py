@@ -9,16 +9,11 @@ import peewee
 import pytest
 
 import db
-from engine import history, outages, steps
+from engine import history, steps
 from engine.history import Keeper
 from tests.engine.desk import beat, outcomes, put, rows, silence, take, work
 
 DUE = 1_790_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    outages._began.clear()
 
 
 def note(redis, run="r", **more):
