@@ -62,7 +62,7 @@ def line(name: str, bars: Sequence[Bar], zone: tzinfo | None = UTC) -> Line:
 
 
 def need(name: str) -> Need:
-    """The bars that a measure is made of: `need("sma200")` is (200, 200), `need("ema200")` (200, 1121).
+    """The bars that a measure is made of: `need("sma200")` is (200, 200), `need("ema200")` (200, 1122).
 
     An average that never forgets begins with a mean of its first bars, where one over the whole history came from
     elsewhere: of `ema200` what is left of the difference after 1122 bars is a ten-thousandth.
