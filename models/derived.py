@@ -215,11 +215,13 @@ from ended where ended_at <= %s and case when happened_at is null
 group by subject, bar, kind order by min(happened_at) nulls first limit %s
 """
 
+_FEED = """join candle_feed f
+    on f.feed = case when exists (select from pair p where p.symbol = a.symbol) then 'trade' else 'tick' end"""
+
 # In the shares of the last bar: a split is no fall of an average, and no bar of four times the volume.
-_CANDLES = """
+_CANDLES = f"""
 with asked as materialized (
-  select a.*, f.built_until from (select %s::text as symbol, %s::text as width, %s as count) a join candle_feed f
-    on f.feed = case when exists (select from pair p where p.symbol = a.symbol) then 'trade' else 'tick' end
+  select a.*, f.built_until from (select %s::text as symbol, %s::text as width, %s as count) a {_FEED}
 ), line as materialized (
   select c.* from asked a cross join lateral (
     select *, candle_end("interval", starts_at) as ends_at from candle c
@@ -236,12 +238,11 @@ from line l, newest n cross join lateral (
 order by l.ends_at
 """
 
-_SAME_TIMES = """
+_SAME_TIMES = f"""
 with asked as materialized (
   select a.*, f.built_until from (
     select %s::text as symbol, %s::text as width, %s::text as zone, %s::timestamptz as last_at, %s as count) a
-  join candle_feed f
-    on f.feed = case when exists (select from pair p where p.symbol = a.symbol) then 'trade' else 'tick' end
+  {_FEED}
 ), due as materialized (
   select a.*, c.starts_at from asked a cross join lateral (
     select starts_at from candle c
