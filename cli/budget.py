@@ -41,11 +41,16 @@ def _row(state: State, now: datetime) -> dict[str, Any]:
         "spent": "\n".join(map(_spent, state.windows)) or "no stated limit",
         "runs_out": "now" if soonest == now else when(soonest) if soonest else "not foreseen",
         "breaker": state.breaker + wait,
-        "answered": f"{span(max(now - state.ok_at, timedelta()))} ago" if state.ok_at else None,
-        "error": f"{span(now - state.error_at)} ago: {state.error}" if state.error and state.error_at else None,
+        "answered": _ago(state.ok_at, now) if state.ok_at else None,
+        "error": f"{_ago(state.error_at, now)}: {state.error}" if state.error and state.error_at else None,
         "bad": state.breaker != "closed" or soonest == now,
         "dim": state.off,
     }
+
+
+def _ago(at: datetime, now: datetime) -> str:
+    """How long ago; the clock of whoever noted it may be ahead of ours."""
+    return f"{span(max(now - at, timedelta()))} ago"
 
 
 def _spent(use: Use) -> str:
