@@ -222,7 +222,8 @@ def simulate(days: int, start: datetime | None, as_json: bool) -> None:
     for day in _shown(range(1, days + 1)):
         load = Counter(second for play in plays for second in play.until(first + timedelta(days=day)))
         for second, count in load.most_common(1):
-            most, busiest = max((most, busiest), (count, second), key=lambda found: found[0])
+            if count > most:
+                most, busiest = count, second
     columns = {k: k for k in ("entry", "cadence", "holds", "queue", "runs", "first", "last")}
     rows = [play.row for play in plays]
     show(f"{days} days from {first.date()}", {**columns, "changes": "on a day of clock change"}, rows, as_json=as_json)
